@@ -1,0 +1,160 @@
+"""Parts of an algorithm: functions that know what they read, print as they were written, and compose.
+
+    @credit / @loss / @weigh / @select       turn a factory `clipped_surrogate(epsilon=0.2)` into one that returns a Part
+    @needs("advantages", "old_logprobs")     declares the batch columns that a function reads
+
+    clipped_surrogate(0.2) + 0.01 * kl_to_reference()      losses add and scale
+    kl_in_reward(0.05) | gae()                             credits chain, left first
+
+A part's `needs` is the union of what it is made of, so the loop asks models for those columns and no others.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from maieutic.errors import MissingColumn
+from maieutic.types import PROVIDERS, Batch, Example, Group, Outputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+P = ParamSpec("P")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def needs(*columns: str) -> Callable[[F], F]:
+    """Declare the columns that a function reads beyond those which `pack` fills (see `types.PROVIDERS`).
+
+    Raises ValueError for a column that does not exist.
+    """
+    unknown = sorted(set(columns) - PROVIDERS.keys())
+    if unknown:
+        raise ValueError(f"needs({', '.join(unknown)}): no such column; known: {', '.join(PROVIDERS)}")
+
+    def declare(function: F) -> F:
+        function.needs = frozenset(columns)  # type: ignore[attr-defined]
+        return function
+
+    return declare
+
+
+@dataclass(frozen=True)
+class Part:
+    """A named pure function with its hyper-parameters closed over: `label` is how it was written."""
+
+    label: str
+    function: Callable[..., Any]
+    needs: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        return self.label
+
+    def check(self, batch: Batch, provided: frozenset[str] = frozenset()) -> None:
+        """Raise `MissingColumn`, naming this part, unless `batch` has (or `provided` names) all that it reads."""
+        for column in sorted(self.needs - provided):
+            if not batch.has(column):
+                raise MissingColumn(
+                    f"{self.label} reads {column!r}, which this batch does not have. "
+                    f"It is filled by {PROVIDERS[column]}."
+                )
+
+
+@dataclass(frozen=True)
+class Select(Part):
+    """groups → examples: which rollouts become training rows, and how they are arranged."""
+
+    def __call__(self, groups: Sequence[Group]) -> list[Example]:
+        return list(self.function(groups))
+
+
+@dataclass(frozen=True)
+class Credit(Part):
+    """batch → batch with `advantages` (and perhaps `returns`): spreads the judgement over tokens."""
+
+    def __call__(self, batch: Batch) -> Batch:
+        self.check(batch)
+        return self.function(batch)
+
+    def __or__(self, then: Credit) -> Credit:
+        return Credit(f"{self.label} | {then.label}", lambda batch: then(self(batch)), self.needs | then.needs)
+
+
+@dataclass(frozen=True)
+class Loss(Part):
+    """(outputs, batch) → per-token loss `[B, T]`. A loss never reduces; `weigh` says how tokens count.
+
+    The function behind it returns the loss, or the loss and a dict of per-token quantities worth watching (detached,
+    `[B, T]`); their masked means are logged under the names given.
+    """
+
+    def __call__(self, outputs: Outputs, batch: Batch) -> Tensor:
+        return self.terms(outputs, batch)[0]
+
+    def terms(self, outputs: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The per-token loss and what to watch."""
+        self.check(batch)
+        made = self.function(outputs, batch)
+        return made if isinstance(made, tuple) else (made, {})
+
+    def __add__(self, other: Loss) -> Loss:
+        def both(outputs: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+            (a, seen_a), (b, seen_b) = self.terms(outputs, batch), other.terms(outputs, batch)
+            return a + b, {**seen_a, **seen_b}
+
+        return Loss(f"{self.label} + {other.label}", both, self.needs | other.needs)
+
+    def __rmul__(self, coefficient: float) -> Loss:
+        def scaled(outputs: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+            value, seen = self.terms(outputs, batch)
+            return coefficient * value, seen
+
+        label = self.label if " + " not in self.label else f"({self.label})"
+        return Loss(f"{coefficient:g} * {label}", scaled, self.needs)
+
+
+@dataclass(frozen=True)
+class Weigh(Part):
+    """batch → weights `[B, T]`: how much each token counts, computed once for a whole optimiser batch."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        self.check(batch)
+        return self.function(batch)
+
+
+def _labelled(kind: Any, factory: Callable[P, Any]) -> Callable[P, Any]:
+    signature = inspect.signature(factory)
+
+    @functools.wraps(factory)
+    def make(*args: P.args, **kwargs: P.kwargs) -> Any:
+        given = signature.bind(*args, **kwargs).arguments
+        inside = ", ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+                           for name, value in given.items())  # fmt: skip
+        function = factory(*args, **kwargs)
+        return kind(f"{factory.__name__}({inside})", function, getattr(function, "needs", frozenset()))
+
+    return make
+
+
+def select(factory: Callable[P, Any]) -> Callable[P, Select]:
+    """Make a factory of `groups -> examples` functions return `Select` parts."""
+    return _labelled(Select, factory)
+
+
+def credit(factory: Callable[P, Any]) -> Callable[P, Credit]:
+    """Make a factory of `batch -> batch` functions return `Credit` parts."""
+    return _labelled(Credit, factory)
+
+
+def loss(factory: Callable[P, Any]) -> Callable[P, Loss]:
+    """Make a factory of `(outputs, batch) -> [B, T]` functions return `Loss` parts."""
+    return _labelled(Loss, factory)
+
+
+def weigh(factory: Callable[P, Any]) -> Callable[P, Weigh]:
+    """Make a factory of `batch -> weights [B, T]` functions return `Weigh` parts."""
+    return _labelled(Weigh, factory)

@@ -1,0 +1,185 @@
+"""The verbs: what each stage must be able to do. Anything with these methods will serve; nothing is inherited.
+
+Letters as in `maieutic.types`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from maieutic.types import Batch, Finish, Group, Message, Outputs, Rollout, Score, Task, Verdict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Verifier(Protocol):
+    """Is the text a correct answer to the task? Pure, deterministic, never raises on model text."""
+
+    def __call__(self, task: Task, text: str) -> Verdict: ...
+
+
+class Reward(Protocol):
+    """Judge the rollouts of one task: exactly one score each, in order."""
+
+    async def __call__(self, task: Task, rollouts: Sequence[Rollout]) -> list[Score]: ...
+
+
+class Tool(Protocol):
+    """Something that writes into a completion while the model is writing it, as a calculator completes `3 * 4 =`.
+
+    Called with the completion so far whenever the model has just written `trigger`; what it returns is inserted (and
+    masked out of every loss), None inserts nothing. Never raises on model text.
+    """
+
+    trigger: str
+
+    def __call__(self, text: str) -> str | None: ...
+
+
+@runtime_checkable
+class Taskset(Protocol):
+    """A sequence of tasks with the verifier that checks them, and the tool they may use."""
+
+    name: str
+    verifier: Verifier
+    tool: Tool | None
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Task: ...
+
+
+#: Completion tokens so far → tokens that the environment inserts next (possibly none).
+Interject = Callable[[Sequence[int]], Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample.
+
+    `key` seeds a counter-based generator: the token at a position depends on (key, sibling, position) and the
+    distribution there, not on which other rows share the batch. Temperature 0 means greedy (log-probs are then those
+    at temperature 1). `stop_ids` end a completion (the stop token is part of it). `interject` is asked after each
+    chosen token in `interject_ids`; what it returns follows with `mask` False.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    stop_ids: frozenset[int] = frozenset()
+    key: str = "0"
+    interject: Interject | None = None
+    interject_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a sampler returns for one sibling: tokens after the prompt, stop token included, each with its log-prob
+    (nats, at the sampling temperature; 0 where `mask` is False, that is, where the environment wrote)."""
+
+    tokens: tuple[int, ...]
+    mask: tuple[bool, ...]
+    logprobs: tuple[float, ...]
+    finish: Finish
+    version: int = 0
+
+
+class Sampler(Protocol):
+    """Writes completions. Concurrent calls are batched by the engine behind it. A search wraps a sampler and is one."""
+
+    async def sample(self, prompt_tokens: Sequence[int], params: Sampling, n: int) -> list[Completion]: ...
+
+
+class Scorer(Protocol):
+    """A frozen model that says how likely the chosen tokens are: nats `[B, T]`, 0 off the mask, no gradient."""
+
+    def logprobs(self, batch: Batch) -> Tensor: ...
+
+
+#: `loss(outputs, batch)` → (per-token loss `[B, T]`, per-token quantities to watch); see `maieutic.core.parts.Loss`.
+LossTerms = Callable[[Outputs, Batch], tuple["Tensor", Mapping[str, "Tensor"]]]
+
+
+class Learner(Protocol):
+    """The engine that holds the weights being trained."""
+
+    version: int
+    """Optimiser steps taken so far."""
+
+    def logprobs(self, batch: Batch) -> Tensor:
+        """`[B, T]` nats at the batch's temperature under the present weights, without gradient."""
+        ...
+
+    def step(self, batch: Batch, loss: LossTerms, *, needs: frozenset[str] = frozenset()) -> dict[str, float]:
+        """One optimiser step on `sum(weights * loss)` over the batch, split as memory asks; returns its metrics.
+
+        `needs` are the columns that the loss reads. When it reads `old_logprobs` and the batch has none, this is the
+        only step on these rows, so the old policy is the present one: `old_logprobs = stop_gradient(logprobs)`.
+        """
+        ...
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """The trainable weights by name (views, not copies)."""
+        ...
+
+    def reset(self, folder: Path) -> None:
+        """Put the weights of a saved model back, and forget the optimiser's state."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write a plain model folder to `folder/model` and everything else that resuming needs beside it."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote; continuing gives the same weights as never having stopped."""
+        ...
+
+
+class Source(Protocol):
+    """Where groups come from. `state` is JSON; `restore(state())` continues as if nothing had happened."""
+
+    def next(self) -> list[Group]: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Chat(Protocol):
+    """Messages ↔ tokens for one model."""
+
+    stop_ids: frozenset[int]
+
+    def prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Tokens of the conversation up to where the assistant is to write."""
+        ...
+
+    def completion(self, text: str) -> tuple[int, ...]:
+        """Tokens of a finished assistant turn: the text and the stop token."""
+        ...
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Tokens of a piece of text in the middle of a turn, without special tokens."""
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of tokens, special tokens left out."""
+        ...
+
+    def tokens_ending(self, trigger: str) -> frozenset[int]:
+        """The ids of tokens after which a text can end in `trigger` (where a tool is asked)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is trained: one set of weights behind a learner and a sampler, and the chat format of its text."""
+
+    learner: Learner
+    sampler: Sampler
+    chat: Chat
+    publish: Callable[[], None] = field(default=lambda: None)
+    """Bring the learner's weights to the sampler. Nothing to do when they share them."""

@@ -1,0 +1,284 @@
+"""The nouns: what flows through the loop. Everything is frozen; a stage returns a new value.
+
+Letters: `T` tokens of one sequence (prompt, completion and environment replies), `B` rows of a batch, `G` siblings
+of a group, `P` pairs, `K` kept teacher candidates.
+
+    Task ─► Rollout [G] + Score [G] = Group ─► Example ─► Batch [B, T] ─► Step
+
+Everything of length `T` is *token-aligned*: entry `t` speaks of `tokens[t]` given the tokens before it; entry 0 is
+never chosen by the model. The shift by one between logits and tokens happens in one function only,
+`maieutic.models.causal.token_logprobs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from maieutic.errors import MissingColumn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation: `Message("user", "What is 2 + 2?")`."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A question with its checkable answer. Made by a taskset, never changed afterwards.
+
+    >>> Task("arithmetic/train/7", (Message("user", "Ann has 3 apples and buys 4. How many?"),), answer="7")
+
+    `meta` carries what a source knows beyond the answer; `meta["solution"]`, where present, is a worked solution as
+    the model would write it (a demonstration for fine-tuning).
+    """
+
+    id: str
+    prompt: tuple[Message, ...]
+    answer: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Finish(StrEnum):
+    """Why a rollout ended. Reported by the sampler, never guessed from the last token."""
+
+    STOP = "stop"
+    """The model chose one of its stop tokens."""
+    LENGTH = "length"
+    """The length limit cut it: the rollout is truncated, its state is not terminal."""
+    ENVIRONMENT = "environment"
+    """The environment ended the episode."""
+    ERROR = "error"
+    """Something failed while it was made; it has no reward and is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Tokens `start:stop` of a rollout, written by `role` ("prompt", "assistant" or "tool")."""
+
+    role: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One attempt at a task, as tokens. Filled by the rollout stage from what the sampler returned.
+
+    A two-token prompt, a three-token completion in which a tool wrote the middle token, `9` being the stop token:
+
+    >>> Rollout("t1", tokens=(5, 6, 7, 8, 9), mask=(False, False, True, False, True),
+    ...         logprobs=(0.0, 0.0, -0.1, 0.0, -0.7), finish=Finish.STOP, text="7 8")
+
+    `mask` is True where the model chose the token (stop token included). `logprobs` are natural logarithms under the
+    sampling policy at the sampling temperature, 0 where `mask` is False. `text` is the completion, decoded: a view
+    for rewards and people, never tokenised again. `version` counts the policy's updates when it was sampled.
+    """
+
+    task_id: str
+    tokens: tuple[int, ...]
+    mask: tuple[bool, ...]
+    logprobs: tuple[float, ...]
+    finish: Finish
+    text: str = ""
+    spans: tuple[Span, ...] = ()
+    sibling: int = 0
+    version: int = 0
+    temperature: float = 1.0
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not len(self.tokens) == len(self.mask) == len(self.logprobs):
+            raise ValueError(
+                f"rollout of {self.task_id!r}: got {len(self.tokens)} tokens, {len(self.mask)} mask entries and "
+                f"{len(self.logprobs)} log-probs; expected equal lengths"
+            )
+        if self.mask and self.mask[0]:
+            raise ValueError(
+                f"rollout of {self.task_id!r}: its first token is marked as chosen, but nothing precedes it; "
+                "give the prompt at least one token (a BOS token will do)"
+            )
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens before the first chosen one (all of them when nothing was chosen)."""
+        return self.mask.index(True) if True in self.mask else len(self.mask)
+
+    @property
+    def completion_length(self) -> int:
+        """How many tokens the model chose."""
+        return sum(self.mask)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How a rollout was judged. Filled by a reward.
+
+    >>> Score(1.1, correct=True, parts={"answer": 1.0, "format": 0.1})
+
+    `reward` is the training scalar; None means unscorable: such a rollout is left out of means and deviations and is
+    counted, never turned into 0. `step_rewards` are pairs (index of a token of the rollout, reward).
+    """
+
+    reward: float | None
+    correct: bool | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
+    step_rewards: tuple[tuple[int, float], ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a verifier says of a text: correct or not, the answer it read (None if it found none), and why."""
+
+    correct: bool
+    answer: str | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The rollouts of one task and their scores, `[G]` each. Demonstrations are groups of one with reward 1."""
+
+    task: Task
+    rollouts: tuple[Rollout, ...]
+    scores: tuple[Score, ...]
+    id: int = 0
+    """Unique within a step; a task that is drawn twice makes two groups."""
+
+    def __post_init__(self) -> None:
+        if len(self.rollouts) != len(self.scores):
+            raise ValueError(
+                f"group of {self.task.id!r}: got {len(self.rollouts)} rollouts and {len(self.scores)} scores; "
+                "a reward must return exactly one score a rollout"
+            )
+
+    @property
+    def rewards(self) -> tuple[float, ...]:
+        """The rewards of the scorable rollouts."""
+        return tuple(s.reward for s in self.scores if s.reward is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training row: a rollout, its reward, the group it is compared within, and the unit it is shuffled with.
+
+    Rows of one `unit` stay together when a batch is split (both sides of a pair); `role` says which side a row is.
+    """
+
+    rollout: Rollout
+    reward: float
+    group: int
+    unit: int
+    role: str = "sample"
+    step_rewards: tuple[tuple[int, float], ...] = ()
+
+
+#: Who fills a column that is not there from the start, and what to do when it is missing.
+PROVIDERS: Mapping[str, str] = {
+    "old_logprobs": "the learner before the update; run the batch through `annotate`",
+    "ref_logprobs": "a reference model; give `train(..., reference=...)` or `reference` in the config",
+    "old_values": "a value head; load the policy with one",
+    "advantages": "a credit; give the algorithm one, e.g. `credit=group_centered()`",
+    "returns": "a credit that computes returns, e.g. `gae()`",
+    "weights": "`weigh`, once for each optimiser step",
+    "pairs": "a select that forms pairs, e.g. `best_vs_worst()`",
+    "teacher_ids": "a teacher; give `annotate(..., teacher=...)`",
+    "teacher_logprobs": "a teacher; give `annotate(..., teacher=...)`",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows as right-padded tensors. Always token-aligned; packing without padding is the learner's private affair.
+
+    column               shape    filled by
+    tokens               [B, T]   pack (padding holds token 0; `lengths` says where a row ends, never a pad id)
+    mask                 [B, T]   pack: True where the model chose the token
+    lengths              [B]      pack: tokens of each row
+    sampler_logprobs     [B, T]   pack: nats, under the policy that sampled, at `temperature`; 0 off the mask
+    rewards              [B]      pack: outcome reward
+    token_rewards        [B, T]   pack: the outcome on the last chosen token, step rewards at step ends
+    terminated           [B]      pack: False where the length limit cut
+    groups, units        [B]      pack: row relations
+    others               –        see `PROVIDERS`; reading a missing one raises `MissingColumn`
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    lengths: Tensor
+    sampler_logprobs: Tensor
+    rewards: Tensor
+    token_rewards: Tensor
+    terminated: Tensor
+    groups: Tensor
+    units: Tensor
+    temperature: float = 1.0
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name in PROVIDERS:
+            if name in self.columns:
+                return self.columns[name]
+            raise MissingColumn(f"this batch has no {name!r}. It is filled by {PROVIDERS[name]}.")
+        raise AttributeError(name)
+
+    @property
+    def size(self) -> int:
+        """Rows `B`."""
+        return int(self.tokens.shape[0])
+
+    def has(self, name: str) -> bool:
+        """Whether the column is filled."""
+        return name not in PROVIDERS or name in self.columns
+
+    def with_(self, **columns: Tensor) -> Batch:
+        """A batch with these columns filled or replaced: `batch.with_(advantages=a)`."""
+        own = {name: value for name, value in columns.items() if name not in PROVIDERS}
+        added = {name: value for name, value in columns.items() if name in PROVIDERS}
+        return replace(self, columns={**self.columns, **added}, **own)  # type: ignore[arg-type]
+
+    def rows(self, index: Tensor) -> Batch:
+        """The rows at `index [b]`, in that order. `pairs` are row numbers and must be selected by the caller."""
+        own = {name: getattr(self, name)[index] for name in ROW_COLUMNS}
+        columns = {name: value[index] for name, value in self.columns.items() if name != "pairs"}
+        return replace(self, columns=columns, **own)
+
+
+ROW_COLUMNS = (
+    "tokens", "mask", "lengths", "sampler_logprobs", "rewards", "token_rewards", "terminated", "groups", "units",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a policy says of a batch now, with gradient. Off the mask every entry is 0.
+
+    `logprobs [B, T]` and `entropy [B, T]` in nats at the batch's temperature; `values [B, T]` where there is a head.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor | None = None
+    values: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one iteration of the loop did. `batch` is None when no group carried a signal and no update was made.
+
+    Row `i` of `batch` is `examples[i]`.
+    """
+
+    index: int
+    groups: tuple[Group, ...]
+    examples: tuple[Example, ...]
+    batch: Batch | None
+    metrics: Mapping[str, float]
