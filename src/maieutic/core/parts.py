@@ -1,6 +1,6 @@
 """Parts of an algorithm: functions that know what they read, print as they were written, and compose.
 
-    @credit / @loss / @weigh / @select       turn a factory `clipped_surrogate(epsilon=0.2)` into one that returns a Part
+    @credit / @loss / @weigh / @select       turn a factory `clipped_surrogate(epsilon=0.2)` into one that makes a Part
     @needs("advantages", "old_logprobs")     declares the batch columns that a function reads
 
     clipped_surrogate(0.2) + 0.01 * kl_to_reference()      losses add and scale
