@@ -1,0 +1,57 @@
+"""What is asked: tasksets by name, and how to make, cut, shuffle and mix them. Nothing here needs torch."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from maieutic.errors import ConfigError, UnknownName
+from maieutic.protocols import Taskset
+from maieutic.tasks.arithmetic import arithmetic, arithmetic_vocabulary
+from maieutic.tasks.taskset import Tasks, mixture, shuffled, take
+from maieutic.tasks.verify import number_after_marker
+
+#: Name → factory. The first line of a factory's docstring is what `maieutic tasks` shows.
+TASKSETS: dict[str, Callable[..., Taskset]] = {
+    "arithmetic": arithmetic,
+}
+
+
+def make_taskset(name: str, **options: Any) -> Taskset:
+    """The taskset of this name with these options: `make_taskset("arithmetic", split="test", difficulty=3)`.
+
+    Raises UnknownName for a name that is not in `TASKSETS`, ConfigError for an option that its factory does not take
+    or lacks, and whatever the factory raises.
+    """
+    if name not in TASKSETS:
+        raise UnknownName("taskset", name, TASKSETS)
+    factory = TASKSETS[name]
+    parameters = inspect.signature(factory).parameters
+    for option in options:
+        if option not in parameters:
+            near = difflib.get_close_matches(option, parameters, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise ConfigError(f"taskset {name!r} has no option {option!r}{hint} It takes: {', '.join(parameters)}.")
+    missing = [
+        parameter.name
+        for parameter in parameters.values()
+        if parameter.default is parameter.empty and parameter.name not in options
+    ]
+    if missing:
+        raise ConfigError(f"taskset {name!r} needs {', '.join(missing)}; it takes: {', '.join(parameters)}.")
+    return factory(**options)
+
+
+__all__ = [
+    "TASKSETS",
+    "Tasks",
+    "arithmetic",
+    "arithmetic_vocabulary",
+    "make_taskset",
+    "mixture",
+    "number_after_marker",
+    "shuffled",
+    "take",
+]
