@@ -35,7 +35,8 @@ class Tool(Protocol):
     masked out of every loss), None inserts nothing. Never raises on model text.
     """
 
-    trigger: str
+    @property
+    def trigger(self) -> str: ...
 
     def __call__(self, text: str) -> str | None: ...
 
@@ -44,9 +45,14 @@ class Tool(Protocol):
 class Taskset(Protocol):
     """A sequence of tasks with the verifier that checks them, and the tool they may use."""
 
-    name: str
-    verifier: Verifier
-    tool: Tool | None
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def verifier(self) -> Verifier: ...
+
+    @property
+    def tool(self) -> Tool | None: ...
 
     def __len__(self) -> int: ...
 
