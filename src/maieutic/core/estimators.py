@@ -243,7 +243,7 @@ def _clusters(others: Sequence[Sequence[int]], right: Ints) -> Ints:
     """Ragged counts as `[N, C]`, filled up with zeros (an answer nobody gave)."""
     if len(others) != len(right):
         raise ValueError(f"vote@k: got {len(right)} correct counts and {len(others)} lists of others; expected as many")
-    width = max((len(row) for row in others), default=0)
+    width = max([1, *(len(row) for row in others)])
     table = np.zeros((len(others), width), dtype=np.int64)
     for i, row in enumerate(others):
         table[i, : len(row)] = row
