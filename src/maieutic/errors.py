@@ -4,6 +4,7 @@
     ├── ConfigError          a setting is unknown, impossible, or contradicts another one
     │   └── UnknownName      a name that is not in a table, with the nearest known one
     ├── DataError            a file, row or task that cannot be used as it stands
+    │   └── PromptTooLong    a prompt that leaves no room for a completion in the model's context
     ├── ModelError           a model, tokenizer or chat template that cannot be used as it stands
     ├── MissingColumn        a function reads a batch column that nobody filled
     ├── RewardError          too many rewards failed: the run must not go on
@@ -51,6 +52,10 @@ class DataError(MaieuticError):
     """A file, row or task that cannot be used as it stands."""
 
     exit_code = 3
+
+
+class PromptTooLong(DataError):
+    """A prompt that leaves no room for a completion in the model's context."""
 
 
 class ModelError(MaieuticError):

@@ -23,6 +23,8 @@ from maieutic.types import PROVIDERS, Batch, Example, Group, Outputs
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from maieutic.protocols import Learner
+
 P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,9 +56,9 @@ class Part:
     def __str__(self) -> str:
         return self.label
 
-    def check(self, batch: Batch, provided: frozenset[str] = frozenset()) -> None:
-        """Raise `MissingColumn`, naming this part, unless `batch` has (or `provided` names) all that it reads."""
-        for column in sorted(self.needs - provided):
+    def check(self, batch: Batch) -> None:
+        """Raise `MissingColumn`, naming this part, unless `batch` has all that it reads."""
+        for column in sorted(self.needs):
             if not batch.has(column):
                 raise MissingColumn(
                     f"{self.label} reads {column!r}, which this batch does not have. "
@@ -66,7 +68,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Select(Part):
-    """groups → examples: which rollouts become training rows, and how they are arranged."""
+    """groups → examples: which rollouts become training rows, and how they are arranged.
+
+    `keeps` says of one group whether any of its rows would be selected, where that is known (else None): a source may
+    draw again for groups that would not be (dynamic sampling).
+    """
+
+    @property
+    def keeps(self) -> Callable[[Group], bool] | None:
+        return getattr(self.function, "keeps", None)
 
     def __call__(self, groups: Sequence[Group]) -> list[Example]:
         return list(self.function(groups))
@@ -81,7 +91,12 @@ class Credit(Part):
         return self.function(batch)
 
     def __or__(self, then: Credit) -> Credit:
-        return Credit(f"{self.label} | {then.label}", lambda batch: then(self(batch)), self.needs | then.needs)
+        def chained(batch: Batch) -> Batch:
+            return then(self(batch))
+
+        # What the first one fills, the second one may read; if it did not fill it, the second one's own check says so.
+        asked = self.needs | (then.needs - {"advantages", "returns"})
+        return Credit(f"{self.label} | {then.label}", chained, asked)
 
 
 @dataclass(frozen=True)
@@ -126,14 +141,63 @@ class Weigh(Part):
         return self.function(batch)
 
 
+@dataclass(frozen=True)
+class Update(Part):
+    """(learner, batch, algorithm) → metrics: how the weights move on a credited batch.
+
+    `single` says that each row meets exactly one optimiser step, so the old policy is the present one and
+    `old_logprobs` need no forward pass of their own.
+    """
+
+    single: bool = False
+
+    def __call__(self, learner: Learner, batch: Batch, algorithm: Algorithm) -> dict[str, float]:
+        return self.function(learner, batch, algorithm)
+
+
+#: Columns that the algorithm itself fills while a step goes on; all others are asked of models.
+FILLED_BY_ALGORITHM = frozenset({"advantages", "returns", "weights", "pairs"})
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """An algorithm is a value: named pure functions with their hyper-parameters closed over.
+
+    >>> Algorithm("grpo", everything(), group_normalized(), clipped_surrogate(0.2), sequence_mean(), sgd())
+    """
+
+    name: str
+    select: Select
+    credit: Credit
+    loss: Loss
+    weigh: Weigh
+    update: Update
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Every column that its parts read."""
+        return self.select.needs | self.credit.needs | self.loss.needs | self.weigh.needs | self.update.needs
+
+    @property
+    def asks(self) -> frozenset[str]:
+        """The columns that models must fill before credit is given: a reference, an old policy, a critic."""
+        spared = {"old_logprobs"} - self.credit.needs if self.update.single else set()
+        return self.needs - FILLED_BY_ALGORITHM - spared
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(getattr(value, "__name__", value))
+
+
 def _labelled(kind: Any, factory: Callable[P, Any]) -> Callable[P, Any]:
     signature = inspect.signature(factory)
 
     @functools.wraps(factory)
     def make(*args: P.args, **kwargs: P.kwargs) -> Any:
         given = signature.bind(*args, **kwargs).arguments
-        inside = ", ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
-                           for name, value in given.items())  # fmt: skip
+        inside = ", ".join(f"{name}={_written(value)}" for name, value in given.items())
         function = factory(*args, **kwargs)
         return kind(f"{factory.__name__}({inside})", function, getattr(function, "needs", frozenset()))
 

@@ -1,0 +1,102 @@
+"""The table: every algorithm is a value made of named parts, readable across.
+
+    name        which rows    credit                    loss                             tokens count      step
+    ------------------------------------------------------------------------------------------------------------
+    sft         everything    –                         nll                              token_mean        sgd
+    reinforce   everything    discounted | whitened     policy_gradient                  token_mean        sgd
+    rloo        everything    leave_one_out             policy_gradient                  sequence_sum      sgd
+    grpo        everything    group_normalized          clipped_surrogate (+ β·KL)       sequence_mean     sgd
+    dr_grpo     everything    group_centered            clipped_surrogate                constant_length   sgd
+    dapo        informative   group_normalized          clipped_surrogate (low, high)    token_mean        sgd
+
+`maieutic algorithms` prints it from the values themselves. A new algorithm is one function here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from maieutic.core import credit, losses, select, update, weights
+from maieutic.core.kl import k3
+from maieutic.core.parts import Algorithm
+
+
+def sft() -> Algorithm:
+    """Supervised fine-tuning: maximum likelihood of demonstrations."""
+    return Algorithm("sft", select.everything(), credit.none(), losses.nll(), weights.token_mean(), update.sgd())
+
+
+def reinforce(gamma: float = 1.0) -> Algorithm:
+    """REINFORCE (Williams, 1992) with returns to go, whitened over the batch as the baseline."""
+    return Algorithm(
+        "reinforce",
+        select.everything(),
+        credit.discounted(gamma) | credit.whitened(),
+        losses.policy_gradient(),
+        weights.token_mean(),
+        update.sgd(),
+    )
+
+
+def rloo(beta: float = 0.0) -> Algorithm:
+    """RLOO (arXiv 2402.14740): the other siblings' mean is the baseline; a KL goes into the reward."""
+    judged = credit.leave_one_out()
+    return Algorithm(
+        "rloo",
+        select.everything(),
+        credit.kl_in_reward(beta) | judged if beta else judged,
+        losses.policy_gradient(),
+        weights.sequence_sum(),
+        update.sgd(),
+    )
+
+
+def grpo(
+    beta: float = 0.0,
+    epsilon: float = 0.2,
+    epsilon_high: float | None = None,
+    kl: Callable[[Tensor, Tensor], Tensor] = k3,
+    epochs: int = 1,
+    minibatches: int = 1,
+) -> Algorithm:
+    """GRPO (arXiv 2402.03300). The paper has β = 0.04 with k3 in the loss; TRL's default, and ours, is β = 0."""
+    surrogate = losses.clipped_surrogate(epsilon, epsilon_high)
+    return Algorithm(
+        "grpo",
+        select.everything(),
+        credit.group_normalized(),
+        surrogate + beta * losses.kl_to_reference(kl) if beta else surrogate,
+        weights.sequence_mean(),
+        update.sgd(epochs, minibatches),
+    )
+
+
+def dr_grpo(length: int, epsilon: float = 0.2, epochs: int = 1, minibatches: int = 1) -> Algorithm:
+    """Dr. GRPO (arXiv 2503.20783): no division by the deviation, none by a row's length."""
+    return Algorithm(
+        "dr_grpo",
+        select.everything(),
+        credit.group_centered(),
+        losses.clipped_surrogate(epsilon),
+        weights.constant_length(length),
+        update.sgd(epochs, minibatches),
+    )
+
+
+def dapo(epsilon: float = 0.2, epsilon_high: float = 0.28, epochs: int = 1, minibatches: int = 1) -> Algorithm:
+    """DAPO (arXiv 2503.14476): clip-higher, token mean, only groups whose rewards differ (the source refills them)."""
+    return Algorithm(
+        "dapo",
+        select.informative(),
+        credit.group_normalized(),
+        losses.clipped_surrogate(epsilon, epsilon_high),
+        weights.token_mean(),
+        update.sgd(epochs, minibatches),
+    )
+
+
+ALGORITHMS: Mapping[str, Callable[..., Algorithm]] = {
+    f.__name__: f for f in (sft, reinforce, rloo, grpo, dr_grpo, dapo)
+}

@@ -1,0 +1,177 @@
+"""Credit: from rewards to the advantage of every token.
+
+A credit reads a batch and returns it with `advantages [B, T]`, 0 off the mask and without gradient. The credits of
+this page compare a rollout with its siblings or with nothing, and give every token of a rollout the same advantage;
+`discounted` and `whitened` act on tokens.
+
+Letters: `B` rows, `T` tokens, `G` siblings of a group, `r` rewards `[B]`, `m` mask `[B, T]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from maieutic.core.kl import k1
+from maieutic.core.parts import credit, needs
+from maieutic.types import Batch
+
+
+def _spread(batch: Batch, advantage: Tensor) -> Batch:
+    """`advantage [B]` → `advantages [B, T]`: the same for every chosen token of a row."""
+    return batch.with_(advantages=advantage[:, None] * batch.mask)
+
+
+def _group_sums(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """For each row: its group's number `[B]`, the groups' sizes and sums of rewards `[groups]`."""
+    _, member = torch.unique(batch.groups, return_inverse=True)
+    count = torch.zeros(int(member.max()) + 1, dtype=batch.rewards.dtype, device=batch.rewards.device)
+    size = count.index_add(0, member, torch.ones_like(batch.rewards))
+    total = count.index_add(0, member, batch.rewards)
+    return member, size, total
+
+
+def _centred(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """r − mean of its group `[B]`, and the group number and size of each row `[B]`.
+
+    A group whose rewards are all equal gets exactly 0: rounding in the mean must not leave noise that a division by
+    a tiny deviation would blow up.
+    """
+    member, size, total = _group_sums(batch)
+    low = torch.full_like(total, float("inf")).scatter_reduce(0, member, batch.rewards, "amin")
+    high = torch.full_like(total, -float("inf")).scatter_reduce(0, member, batch.rewards, "amax")
+    difference = batch.rewards - (total / size)[member]
+    return torch.where((low == high)[member], torch.zeros_like(difference), difference), member, size[member]
+
+
+@credit
+def uniform() -> Callable[[Batch], Batch]:
+    """Aᵢₜ = rᵢ: the reward itself, no baseline.
+
+    Unbiased and noisy; with rewards 0 and 1 it imitates the rollouts that were right (Williams, 1992).
+    """
+
+    def give(batch: Batch) -> Batch:
+        return _spread(batch, batch.rewards)
+
+    return give
+
+
+@credit
+def group_centered() -> Callable[[Batch], Batch]:
+    """Aᵢₜ = rᵢ − mean(r₁ … r_G), over the scorable siblings.
+
+    The mean includes the rollout itself, which scales the expected gradient by (G−1)/G and does not turn it
+    (Dr. GRPO, arXiv 2503.20783, §3). A group of one has nothing to compare with: its advantage is 0.
+    """
+
+    def give(batch: Batch) -> Batch:
+        return _spread(batch, _centred(batch)[0])
+
+    return give
+
+
+@credit
+def group_normalized(eps: float = 1e-4, ddof: int = 1) -> Callable[[Batch], Batch]:
+    """Aᵢₜ = (rᵢ − mean(r)) / (std(r) + eps), std with `ddof` 1 (unbiased) or 0 (population).
+
+    GRPO, arXiv 2402.03300, §4.1.2, which leaves ddof and eps open: 1 and 1e-4 are those of TRL and RLT, verl has
+    1e-6. Dividing by the deviation weighs very easy and very hard prompts up. A group whose rewards are all equal,
+    or a group of one, gets exactly 0.
+    """
+    if ddof not in (0, 1):
+        raise ValueError(f"group_normalized: got ddof={ddof}; expected 0 (population) or 1 (unbiased)")
+
+    def give(batch: Batch) -> Batch:
+        difference, member, size = _centred(batch)
+        squares = torch.zeros(int(member.max()) + 1, dtype=size.dtype, device=size.device)
+        squares = squares.index_add(0, member, difference**2)[member]
+        deviation = (squares / (size - ddof).clamp(min=1)).sqrt()
+        return _spread(batch, difference / (deviation + eps))
+
+    return give
+
+
+@credit
+def leave_one_out() -> Callable[[Batch], Batch]:
+    """Aᵢₜ = rᵢ − mean of the *other* siblings = G/(G−1) · (rᵢ − mean(r)).
+
+    An unbiased baseline (RLOO, arXiv 2402.14740; Kool et al., 2019). A group of one gets 0.
+    """
+
+    def give(batch: Batch) -> Batch:
+        difference, _, size = _centred(batch)
+        return _spread(batch, difference * size / (size - 1).clamp(min=1))
+
+    return give
+
+
+@credit
+def discounted(gamma: float = 1.0) -> Callable[[Batch], Batch]:
+    """Aₜ = Rₜ = Σ_{u ≥ t} γ^{k(u) − k(t)} r_u over the chosen tokens: the reward to go.
+
+    `k(t)` counts chosen tokens, so tokens that an environment inserted neither discount nor receive credit. Fills
+    `returns` too. γ = 1 and an outcome reward make it `uniform` (REINFORCE; Williams, 1992).
+    """
+    if not 0.0 <= gamma <= 1.0:
+        raise ValueError(f"discounted: got gamma={gamma}; expected 0 ≤ gamma ≤ 1")
+
+    def give(batch: Batch) -> Batch:
+        mask = batch.mask.to(batch.token_rewards.dtype)
+        returns = torch.zeros_like(batch.token_rewards)
+        running = torch.zeros_like(batch.rewards)
+        for t in reversed(range(returns.shape[1])):
+            decay = gamma * mask[:, t] + (1.0 - mask[:, t])
+            running = batch.token_rewards[:, t] + decay * running
+            returns[:, t] = running
+        returns = returns * mask
+        return batch.with_(advantages=returns, returns=returns)
+
+    return give
+
+
+@credit
+def whitened(eps: float = 1e-8) -> Callable[[Batch], Batch]:
+    """Aₜ ← (Aₜ − mean(A)) / sqrt(var(A) + eps) over the chosen tokens of the whole batch.
+
+    Chain it after another credit: `discounted() | whitened()`. Population variance. It comes after returns are
+    computed, and it changes what a token is compared with: the batch, not its siblings. Where all advantages are
+    equal the result is exactly 0.
+    """
+
+    @needs("advantages")
+    def give(batch: Batch) -> Batch:
+        mask = batch.mask.to(batch.advantages.dtype)
+        count = mask.sum().clamp(min=1)
+        centred = (batch.advantages - (batch.advantages * mask).sum() / count) * mask
+        variance = (centred**2).sum() / count
+        chosen = batch.advantages[batch.mask]
+        if chosen.numel() == 0 or chosen.min() == chosen.max():
+            return batch.with_(advantages=torch.zeros_like(centred))
+        return batch.with_(advantages=centred / (variance + eps).sqrt())
+
+    return give
+
+
+@credit
+def kl_in_reward(beta: float) -> Callable[[Batch], Batch]:
+    """rₜ ← rₜ − β (log π_old − log ref)ₜ on chosen tokens, and r ← r − β Σₜ(…)ₜ: the penalty as a reward.
+
+    Reverse KL with the exact gradient (k1 in the reward, no gradient through it; see `maieutic.core.kl`). Chain it
+    before the credit that spends the rewards: `kl_in_reward(0.05) | leave_one_out()`.
+    """
+
+    @needs("old_logprobs", "ref_logprobs")
+    def give(batch: Batch) -> Batch:
+        penalty = beta * k1(batch.old_logprobs, batch.ref_logprobs) * batch.mask
+        return batch.with_(token_rewards=batch.token_rewards - penalty, rewards=batch.rewards - penalty.sum(1))
+
+    return give
+
+
+@credit
+def none() -> Callable[[Batch], Batch]:
+    """No credit: the loss does not ask how good a token was (imitation, preferences)."""
+    return lambda batch: batch

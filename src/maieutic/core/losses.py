@@ -1,0 +1,96 @@
+"""Losses: per token, never reduced. `weigh` says how tokens count; the update is on `sum(weights * loss)`.
+
+A loss reads what the policy says now (`outputs.logprobs [B, T]`, with gradient) and columns of the batch (without),
+and returns `[B, T]`. Entries off the mask do not matter: their weight is 0. Beside the loss it may return per-token
+quantities worth watching; their masked means are logged.
+
+Letters: `B` rows, `T` tokens; `ρ = exp(logprobs − old_logprobs)` the probability ratio; `A` advantages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from maieutic.core.kl import LIMIT, k2, k3
+from maieutic.core.parts import loss, needs
+from maieutic.types import Batch, Outputs
+
+Terms = tuple[Tensor, Mapping[str, Tensor]]
+
+
+@loss
+def nll() -> Callable[[Outputs, Batch], Tensor]:
+    """Lₜ = −log π(aₜ): the negative log-likelihood, maximum likelihood of the chosen tokens."""
+
+    def negative_log_likelihood(outputs: Outputs, _: Batch) -> Tensor:
+        return -outputs.logprobs
+
+    return negative_log_likelihood
+
+
+@loss
+def policy_gradient() -> Callable[[Outputs, Batch], Tensor]:
+    """Lₜ = −Aₜ log π(aₜ), whose gradient is −A ∇log π (REINFORCE; Williams, 1992).
+
+    For rows sampled by the present policy; nothing corrects for an older one.
+    """
+
+    @needs("advantages")
+    def score_function(outputs: Outputs, batch: Batch) -> Tensor:
+        return -batch.advantages * outputs.logprobs
+
+    return score_function
+
+
+@loss
+def clipped_surrogate(epsilon: float = 0.2, epsilon_high: float | None = None) -> Callable[[Outputs, Batch], Terms]:
+    """Lₜ = −min(ρₜ Aₜ, clip(ρₜ, 1 − ε, 1 + ε_high) Aₜ), with ρₜ = π(aₜ) / π_old(aₜ).
+
+    PPO, arXiv 1707.06347, eq. 7; `epsilon_high` defaults to `epsilon`, a larger one is DAPO's clip-higher
+    (arXiv 2503.14476, eq. 10). At the first optimiser step ρ is exactly 1: the loss is −A and its gradient that of
+    `policy_gradient`, so a loss near 0 with a gradient that is not is no fault. For A < 0 there is no upper clip.
+
+    Watches `clip_ratio/low`, `clip_ratio/high` (shares of tokens whose gradient the clip removed), `policy/ratio`
+    and `policy/kl_to_old` (k3).
+    """
+    high = epsilon if epsilon_high is None else epsilon_high
+    if not 0.0 <= epsilon < 1.0 or high < 0.0:
+        raise ValueError(
+            f"clipped_surrogate: got epsilon={epsilon}, epsilon_high={epsilon_high}; "
+            "expected 0 ≤ epsilon < 1 and epsilon_high ≥ 0"
+        )
+
+    @needs("advantages", "old_logprobs")
+    def surrogate(outputs: Outputs, batch: Batch) -> Terms:
+        log_ratio = (outputs.logprobs - batch.old_logprobs).clamp(-LIMIT, LIMIT)
+        ratio = torch.exp(log_ratio)
+        advantages = batch.advantages
+        objective = torch.minimum(ratio * advantages, ratio.clamp(1.0 - epsilon, 1.0 + high) * advantages)
+        seen = ratio.detach()
+        return -objective, {
+            "clip_ratio/low": ((seen < 1.0 - epsilon) & (advantages < 0)).to(seen.dtype),
+            "clip_ratio/high": ((seen > 1.0 + high) & (advantages > 0)).to(seen.dtype),
+            "policy/ratio": seen,
+            "policy/kl_to_old": k3(outputs.logprobs.detach(), batch.old_logprobs),
+        }
+
+    return surrogate
+
+
+@loss
+def kl_to_reference(estimator: Callable[[Tensor, Tensor], Tensor] = k2) -> Callable[[Outputs, Batch], Terms]:
+    """Lₜ = estimator(log π, log ref)ₜ: scale it with a coefficient, `clipped_surrogate() + 0.04 * kl_to_reference(k3)`.
+
+    What the estimator's *gradient* pulls towards is in `maieutic.core.kl`: k2 (the default) the reverse KL, k3 (GRPO's
+    paper, arXiv 2402.03300, eq. 4) the forward KL, k1 nothing at all. Watches `kl/reference` (k3, never negative).
+    """
+
+    @needs("ref_logprobs")
+    def divergence(outputs: Outputs, batch: Batch) -> Terms:
+        value = estimator(outputs.logprobs, batch.ref_logprobs)
+        return value, {"kl/reference": k3(outputs.logprobs.detach(), batch.ref_logprobs)}
+
+    return divergence

@@ -1,0 +1,50 @@
+"""Select: from groups to training rows.
+
+An unscorable rollout (reward None) and a rollout in which the model chose nothing never become rows. Rows of a group
+share a `unit`, so that they stay side by side when a batch is split and the prompt is computed once.
+
+Letters: `G` siblings of a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from maieutic.core.parts import select
+from maieutic.types import Example, Finish, Group
+
+
+def is_informative(group: Group) -> bool:
+    """Whether the group's rewards differ: only then does comparing siblings say anything."""
+    return len(set(group.rewards)) > 1
+
+
+def _examples(groups: Sequence[Group], keep: Callable[[Group], bool], skip_truncated: bool) -> list[Example]:
+    return [
+        Example(rollout, score.reward, group=group.id, unit=group.id, step_rewards=score.step_rewards)
+        for group in groups
+        if keep(group)
+        for rollout, score in zip(group.rollouts, group.scores)
+        if score.reward is not None and any(rollout.mask) and not (skip_truncated and rollout.finish is Finish.LENGTH)
+    ]
+
+
+@select
+def everything(skip_truncated: bool = False) -> Callable[[Sequence[Group]], list[Example]]:
+    """Every scorable rollout. `skip_truncated` leaves out those that the length limit cut (they still count in the
+    log): a cut answer is not a wrong one, but a policy that is never blamed for length may drift to it."""
+    return lambda groups: _examples(groups, lambda _: True, skip_truncated)
+
+
+@select
+def informative(skip_truncated: bool = False) -> Callable[[Sequence[Group]], list[Example]]:
+    """Every scorable rollout of the groups whose rewards differ (DAPO's dynamic sampling, arXiv 2503.14476, eq. 11).
+
+    A uniform group has advantage 0 everywhere: it moves nothing but the denominators.
+    """
+
+    def select_informative(groups: Sequence[Group]) -> list[Example]:
+        return _examples(groups, is_informative, skip_truncated)
+
+    select_informative.keeps = is_informative  # type: ignore[attr-defined]
+    return select_informative

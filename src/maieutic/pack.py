@@ -1,0 +1,61 @@
+"""Pack: from training rows to tensors.
+
+Rows are right-padded and token-aligned. Padding is told by `lengths`, never by a pad id. Letters: `B` rows, `T` the
+longest row's tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from maieutic.types import Batch, Example, Finish
+
+
+def _padded(rows: Sequence[Sequence[float]], width: int, dtype: torch.dtype) -> Tensor:
+    out = torch.zeros(len(rows), width, dtype=dtype)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = torch.tensor(row, dtype=dtype)
+    return out
+
+
+def _token_rewards(example: Example, width: int) -> list[float]:
+    """The outcome on the last chosen token, step rewards where their steps end."""
+    rewards = [0.0] * width
+    mask = example.rollout.mask
+    rewards[len(mask) - 1 - mask[::-1].index(True)] += example.reward
+    for index, reward in example.step_rewards:
+        rewards[index] += reward
+    return rewards
+
+
+def pack(examples: Sequence[Example]) -> Batch:
+    """One batch of all the rows, in order: row `i` is `examples[i]`.
+
+    Raises ValueError when there are none, or when rows were sampled at different temperatures (their log-probs could
+    not be compared with the learner's).
+    """
+    if not examples:
+        raise ValueError("pack: got no examples; a step without rows is skipped before packing")
+    temperatures = {e.rollout.temperature for e in examples}
+    if len(temperatures) != 1:
+        raise ValueError(
+            f"pack: got rows sampled at temperatures {sorted(temperatures)}; expected one, because the learner "
+            "computes log-probs at the temperature of the batch"
+        )
+    rollouts = [e.rollout for e in examples]
+    width = max(len(r.tokens) for r in rollouts)
+    return Batch(
+        tokens=_padded([r.tokens for r in rollouts], width, torch.long),
+        mask=_padded([r.mask for r in rollouts], width, torch.bool),
+        lengths=torch.tensor([len(r.tokens) for r in rollouts]),
+        sampler_logprobs=_padded([r.logprobs for r in rollouts], width, torch.float32),
+        rewards=torch.tensor([e.reward for e in examples], dtype=torch.float32),
+        token_rewards=_padded([_token_rewards(e, width) for e in examples], width, torch.float32),
+        terminated=torch.tensor([r.finish is not Finish.LENGTH for r in rollouts]),
+        groups=torch.tensor([e.group for e in examples]),
+        units=torch.tensor([e.unit for e in examples]),
+        temperature=temperatures.pop(),
+    )

@@ -1,0 +1,123 @@
+"""Rollouts: from a task to a group of scored attempts.
+
+    Task ─► Chat.prompt ─► Sampler (with the task's tool) ─► Rollout ─► Reward ─► Score   =►   Group
+
+This is the boundary at which failures become data: a prompt that does not fit the model makes rollouts that finish
+with ERROR, have no reward, and are counted. Letters: `G` siblings of a group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from maieutic.environments.inline import interjection
+from maieutic.errors import PromptTooLong
+from maieutic.protocols import Chat, Completion, Reward, Sampler, Sampling, Tool
+from maieutic.types import Finish, Group, Rollout, Score, Span, Task
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Roller:
+    """Everything that turns a task into a group, apart from the task.
+
+    `seed` and a visit's number seed the sampling, so the same visit of the same run gives the same group, whatever
+    else is sampled beside it.
+    """
+
+    sampler: Sampler
+    chat: Chat
+    reward: Reward
+    max_completion_length: int
+    temperature: float = 1.0
+    tool: Tool | None = None
+    seed: int = 0
+
+    async def group(self, task: Task, n: int, visit: int) -> Group:
+        """`n` rollouts of one task and their scores; the group's id is `visit`."""
+        prompt = self.chat.prompt(task.prompt)
+        interject, ids = interjection(self.chat, self.tool)
+        sampling = Sampling(
+            max_tokens=self.max_completion_length,
+            temperature=self.temperature,
+            stop_ids=self.chat.stop_ids,
+            key=f"{self.seed}/{visit}/{task.id}",
+            interject=interject,
+            interject_ids=ids,
+        )
+        try:
+            completions = await self.sampler.sample(prompt, sampling, n)
+        except PromptTooLong as error:
+            rollouts = tuple(_failed(task, prompt, self.temperature, sibling, str(error)) for sibling in range(n))
+            return Group(task, rollouts, tuple(Score(None, note=str(error)) for _ in rollouts), id=visit)
+        rollouts = tuple(
+            self._rollout(task, prompt, completion, sibling) for sibling, completion in enumerate(completions)
+        )
+        scores = await self.reward(task, rollouts)
+        return Group(task, rollouts, tuple(scores), id=visit)
+
+    def _rollout(self, task: Task, prompt: tuple[int, ...], completion: Completion, sibling: int) -> Rollout:
+        zeros = (0.0,) * len(prompt)
+        return Rollout(
+            task_id=task.id,
+            tokens=prompt + completion.tokens,
+            mask=(False,) * len(prompt) + completion.mask,
+            logprobs=zeros + completion.logprobs,
+            finish=completion.finish,
+            text=self.chat.decode(completion.tokens),
+            spans=spans_of(len(prompt), completion.mask),
+            sibling=sibling,
+            version=completion.version,
+            temperature=self.temperature or 1.0,
+        )
+
+
+def spans_of(prompt_length: int, mask: Sequence[bool]) -> tuple[Span, ...]:
+    """The prompt's span, then alternating spans of what the model ("assistant") and a tool wrote.
+
+    >>> spans_of(2, (True, True, False))
+    (Span(role='prompt', start=0, stop=2), Span(role='assistant', start=2, stop=4), Span(role='tool', start=4, stop=5))
+    """
+    spans = [Span("prompt", 0, prompt_length)]
+    start = 0
+    for i in range(1, len(mask) + 1):
+        if i == len(mask) or mask[i] != mask[start]:
+            role = "assistant" if mask[start] else "tool"
+            spans.append(Span(role, prompt_length + start, prompt_length + i))
+            start = i
+    return tuple(spans)
+
+
+def _failed(task: Task, prompt: tuple[int, ...], temperature: float, sibling: int, note: str) -> Rollout:
+    blank = (False,) * len(prompt)
+    return Rollout(
+        task.id, prompt, blank, (0.0,) * len(prompt), Finish.ERROR, sibling=sibling, temperature=temperature, note=note
+    )
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end from ordinary code, also where an event loop is already running (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    outcome: list[T] = []
+    failure: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            outcome.append(asyncio.run(work))
+        except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread below
+            failure.append(error)
+
+    thread = threading.Thread(target=body, name="maieutic-async")
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return outcome[0]

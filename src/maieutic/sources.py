@@ -1,0 +1,170 @@
+"""Sources: where groups come from.
+
+`Sampled` draws tasks and lets the policy attempt them; `Recorded` replays demonstrations. Both visit tasks in a seeded
+order that is a pure function of (seed, visit number), so their whole state is one number. Letters: `G` siblings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from maieutic.errors import ConfigError, DataError
+from maieutic.protocols import Chat, Tool
+from maieutic.rollout import Roller, run_async, spans_of
+from maieutic.types import Finish, Group, Rollout, Score, Task
+
+log = logging.getLogger("maieutic.sources")
+
+
+class Order:
+    """Visit number → index of a task: every task once an epoch, each epoch in an order of its own."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        if size < 1:
+            raise DataError("a source needs at least one task: got none; check the split, the slice and the limit")
+        self.size = size
+        self._epoch = lru_cache(maxsize=2)(lambda epoch: random.Random(f"{seed}/{epoch}").sample(range(size), size))
+
+    def __getitem__(self, visit: int) -> int:
+        return int(self._epoch(visit // self.size)[visit % self.size])
+
+
+class Sampled:
+    """Groups of fresh rollouts: `prompts` tasks a step, `num_generations` attempts each.
+
+    `until` (dynamic sampling, DAPO, arXiv 2503.14476, §3.2): groups of which it says False do not count, and more
+    tasks are drawn in their place, in at most `max_refill` further rounds; after that the step makes do with fewer,
+    with a warning. Every group drawn is returned, those that do not count too: they belong in the log, and `select`
+    leaves them out.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        roller: Roller,
+        *,
+        prompts: int,
+        num_generations: int,
+        seed: int = 0,
+        until: Callable[[Group], bool] | None = None,
+        max_refill: int = 4,
+    ) -> None:
+        if prompts < 1 or num_generations < 1:
+            raise ConfigError(
+                f"Sampled: got prompts={prompts}, num_generations={num_generations}; expected at least 1 each"
+            )
+        self.tasks, self.roller = tasks, roller
+        self.prompts, self.num_generations = prompts, num_generations
+        self.until, self.max_refill = until, max_refill
+        self.order = Order(len(tasks), seed)
+        self.visits = 0
+
+    def next(self) -> list[Group]:
+        """The groups of one step, in the order in which their tasks were drawn."""
+        drawn: list[Group] = []
+        visits, missing = self.visits, self.prompts
+        for _ in range(1 + (self.max_refill if self.until else 0)):
+            groups = run_async(self._draw(visits, missing))
+            visits += missing
+            drawn += groups
+            missing -= sum(self.until is None or self.until(g) for g in groups)
+            if not missing:
+                break
+        else:
+            log.warning(
+                "%d of %d prompts gave no usable group after %d refills (their rewards are all equal): the tasks are "
+                "too easy or too hard for this policy; raise num_generations or max_refill, or change the tasks",
+                missing, self.prompts, self.max_refill,
+            )  # fmt: skip
+        self.visits = visits
+        return drawn
+
+    async def _draw(self, first: int, count: int) -> list[Group]:
+        visits = range(first, first + count)
+        work = [self.roller.group(self.tasks[self.order[v]], self.num_generations, v) for v in visits]
+        return list(await asyncio.gather(*work))
+
+    def state(self) -> dict[str, Any]:
+        """How many tasks have been drawn."""
+        return {"visits": self.visits}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on after that many tasks."""
+        self.visits = int(state["visits"])
+
+
+class Recorded:
+    """Demonstrations as groups of one with reward 1: `batch` tasks a step, each with `meta["solution"]`."""
+
+    def __init__(
+        self, tasks: Sequence[Task], chat: Chat, *, batch: int, seed: int = 0, tool: Tool | None = None
+    ) -> None:
+        if batch < 1:
+            raise ConfigError(f"Recorded: got batch={batch}; expected at least 1")
+        self.tasks, self.chat, self.batch, self.tool = tasks, chat, batch, tool
+        self.order = Order(len(tasks), seed)
+        self.visits = 0
+
+    def next(self) -> list[Group]:
+        """The next `batch` demonstrations."""
+        groups = [self._group(self.tasks[self.order[v]], v) for v in range(self.visits, self.visits + self.batch)]
+        self.visits += self.batch
+        return groups
+
+    def _group(self, task: Task, visit: int) -> Group:
+        solution = task.meta.get("solution")
+        if not isinstance(solution, str) or not solution.strip():
+            raise DataError(
+                f"task {task.id!r} has no worked solution to learn from: expected text in its 'solution' column; "
+                "train this task with a sampling algorithm (grpo, rloo, …) or give demonstrations"
+            )
+        return Group(task, (demonstration(task, solution, self.chat, self.tool),), (Score(1.0),), id=visit)
+
+    def state(self) -> dict[str, Any]:
+        """How many demonstrations have been given."""
+        return {"visits": self.visits}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on after that many demonstrations."""
+        self.visits = int(state["visits"])
+
+
+def demonstration(task: Task, solution: str, chat: Chat, tool: Tool | None = None) -> Rollout:
+    """A worked solution as the rollout that would have written it.
+
+    What the tool would have inserted is masked, and tokenised in the same pieces as at sampling time. Log-probs are 0:
+    nobody sampled it, so losses that need a sampler's log-probs have no business with it.
+    """
+    prompt = chat.prompt(task.prompt)
+    tokens, mask = list(prompt), [False] * len(prompt)
+    for piece, chosen in _pieces(solution, tool):
+        ids = chat.encode(piece)
+        tokens += ids
+        mask += [chosen] * len(ids)
+    end = chat.completion("")
+    tokens += end
+    mask += [True] * len(end)
+    return Rollout(
+        task.id, tuple(tokens), tuple(mask), (0.0,) * len(tokens), Finish.STOP, solution,
+        spans_of(len(prompt), mask[len(prompt) :]),
+    )  # fmt: skip
+
+
+def _pieces(text: str, tool: Tool | None) -> list[tuple[str, bool]]:
+    """Cut a solution where the tool would have written: pairs (text, whether the model chose it)."""
+    if tool is None:
+        return [(text, True)]
+    pieces: list[tuple[str, bool]] = []
+    start = search = 0
+    while (found := text.find(tool.trigger, search)) >= 0:
+        search = found + len(tool.trigger)
+        reply = tool(text[:search])
+        if reply and text.startswith(reply, search):
+            pieces += [(text[start:search], True), (reply, False)]
+            start = search = search + len(reply)
+    return [*pieces, (text[start:], True)] if start < len(text) else pieces
