@@ -1,0 +1,170 @@
+"""Losses and KL estimators, worked by hand, values and gradients."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from maieutic.core import kl, losses
+from maieutic.core.parts import Loss
+from maieutic.types import Batch, Outputs
+
+F64 = torch.float64
+
+
+def batch_of(width, **columns):
+    """One row of `width` chosen tokens after a one-token prompt; columns are given for the chosen tokens."""
+    shape = (1, width + 1)
+    mask = torch.ones(shape, dtype=torch.bool)
+    mask[:, 0] = False
+    zeros = torch.zeros(shape, dtype=F64)
+    batch = Batch(
+        torch.zeros(shape, dtype=torch.long), mask, torch.tensor([width + 1]), zeros, torch.zeros(1, dtype=F64), zeros,
+        torch.tensor([True]), torch.tensor([0]), torch.tensor([0]),
+    )  # fmt: skip
+    return batch.with_(**{k: torch.tensor([[0.0, *v]], dtype=F64) for k, v in columns.items()})
+
+
+def value_and_gradient(loss, logprobs, batch):
+    """Per-token loss and its derivative with respect to each log-prob, without the prompt's entry."""
+    now = torch.tensor([[0.0, *logprobs]], dtype=F64, requires_grad=True)
+    value = loss(Outputs(now), batch)
+    (gradient,) = torch.autograd.grad(value.sum(), now)
+    return value[0, 1:].tolist(), gradient[0, 1:].tolist()
+
+
+def test_nll():
+    value, gradient = value_and_gradient(losses.nll(), [-0.5, -2.0], batch_of(2))
+    assert value == [0.5, 2.0]
+    assert gradient == [-1, -1]
+
+
+def test_policy_gradient():
+    # −A · lp: −(2)(−.5) = 1 and −(−1)(−3) = −3; derivative −A
+    value, gradient = value_and_gradient(losses.policy_gradient(), [-0.5, -3.0], batch_of(2, advantages=[2, -1]))
+    assert value == [1.0, -3.0]
+    assert gradient == [-2, 1]
+
+
+@pytest.mark.parametrize(
+    ("advantage", "ratio", "objective", "slope"),
+    [
+        # ε = .2. The slope is that of the objective in ρ: A where min() takes the unclipped side, else 0.
+        (1.0, 0.5, 0.5, 1.0),
+        (1.0, 1.0, 1.0, 1.0),
+        (1.0, 1.5, 1.2, 0.0),
+        (-1.0, 0.5, -0.8, 0.0),
+        (-1.0, 1.5, -1.5, -1.0),  # no upper clip for bad actions
+    ],
+)
+def test_clipped_surrogate_table(advantage, ratio, objective, slope):
+    batch = batch_of(1, advantages=[advantage], old_logprobs=[-1.0])
+    value, gradient = value_and_gradient(losses.clipped_surrogate(0.2), [-1.0 + math.log(ratio)], batch)
+    assert value == pytest.approx([-objective])
+    assert gradient == pytest.approx([-slope * ratio])  # dρ/d(log π) = ρ
+
+
+def test_at_the_clip_boundary_the_objective_is_the_bound():
+    batch = batch_of(1, advantages=[1.0], old_logprobs=[-1.0])
+    value, gradient = value_and_gradient(losses.clipped_surrogate(0.2), [-1.0 + math.log(1.2)], batch)
+    assert value == pytest.approx([-1.2])
+    assert -1.2 - 1e-9 <= gradient[0] <= 0  # a subgradient: anything between both sides
+
+
+def test_clip_higher_only_moves_the_upper_bound():
+    # ε_high = .28: ρ = 1.25 is inside for A > 0; ρ = .75 still clipped for A < 0
+    loss = losses.clipped_surrogate(0.2, 0.28)
+    batch = batch_of(2, advantages=[1.0, -1.0], old_logprobs=[-1.0, -1.0])
+    value, gradient = value_and_gradient(loss, [-1 + math.log(1.25), -1 + math.log(0.75)], batch)
+    assert value == pytest.approx([-1.25, 0.8])
+    assert gradient == pytest.approx([-1.25, 0.0])
+
+
+def test_at_the_first_step_the_surrogate_is_reinforce():
+    # ρ = 1: loss −A, gradient −A as policy_gradient's
+    batch = batch_of(3, advantages=[2.0, -1.0, 0.5], old_logprobs=[-0.3, -2.0, -1.0])
+    value, gradient = value_and_gradient(losses.clipped_surrogate(), [-0.3, -2.0, -1.0], batch)
+    _, reinforce = value_and_gradient(losses.policy_gradient(), [-0.3, -2.0, -1.0], batch)
+    assert value == pytest.approx([-2.0, 1.0, -0.5])
+    assert gradient == pytest.approx(reinforce)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.04, 1.0])
+def test_first_step_value_with_a_reference_equal_to_the_policy(beta):
+    # ρ = 1, A = 2, δ = 0: loss −2 for any β, with and without clip
+    loss = losses.clipped_surrogate() + beta * losses.kl_to_reference(kl.k3)
+    batch = batch_of(1, advantages=[2.0], old_logprobs=[-1.0], ref_logprobs=[-1.0])
+    assert value_and_gradient(loss, [-1.0], batch)[0] == pytest.approx([-2.0])
+
+
+def test_zero_advantage_leaves_only_the_kl_term():
+    batch = batch_of(1, advantages=[0.0], old_logprobs=[-1.0], ref_logprobs=[-2.0])
+    surrogate = losses.clipped_surrogate()
+    assert value_and_gradient(surrogate, [-1.0], batch)[1] == [0]
+    # k2 with δ = 1: value ½, gradient δ = 1, times β = .5
+    value, gradient = value_and_gradient(surrogate + 0.5 * losses.kl_to_reference(kl.k2), [-1.0], batch)
+    assert (value, gradient) == (pytest.approx([0.25]), pytest.approx([0.5]))
+
+
+def test_shapes_of_the_estimators():
+    # δ = log π − log ref.  k3(−6) = e⁶ + (−6) − 1 = 396.43, k3(6) = e⁻⁶ + 6 − 1 = 5.0025
+    delta = torch.tensor([-6.0, 0.0, 6.0], dtype=F64)
+    zero = torch.zeros(3, dtype=F64)
+    assert kl.k1(delta, zero).tolist() == [-6, 0, 6]
+    assert kl.k2(delta, zero).tolist() == [18, 0, 18]
+    assert kl.k3(delta, zero).tolist() == pytest.approx([396.4288, 0.0, 5.00248], abs=1e-4)
+
+
+def test_what_the_gradient_of_each_estimator_is():
+    """π = (.7, .3), ref = (.5, .5), gradients with respect to logits, exact expectation under π."""
+    ref = torch.tensor([0.5, 0.5], dtype=F64)
+
+    def gradient(of, through_ratio=False):
+        logits = torch.tensor([0.7, 0.3], dtype=F64).log().requires_grad_()
+        logprobs = torch.log_softmax(logits, 0)
+        sampled = logprobs.detach().exp()
+        ratio = (logprobs - logprobs.detach()).exp() if through_ratio else 1.0
+        return torch.autograd.grad((sampled * ratio * of(logprobs, ref.log())).sum(), logits)[0].tolist()
+
+    # reverse KL = Σ π log(π/ref): ∂/∂logit₀ = π₀(log(π₀/ref₀) − KL) = .7(.336472 − .0822829) = .177933
+    reverse = [0.177933, -0.177933]
+    # forward KL(ref‖π): ∂/∂logit = π − ref = (.2, −.2)
+    assert gradient(kl.k1) == pytest.approx([0, 0], abs=1e-12)
+    assert gradient(kl.k2) == pytest.approx(reverse, abs=1e-5)
+    assert gradient(kl.k3) == pytest.approx([0.2, -0.2], abs=1e-12)
+    assert gradient(kl.k3, through_ratio=True) == pytest.approx(reverse, abs=1e-5)
+
+    policy = torch.tensor([0.7, 0.3], dtype=F64)
+    expected = {k: float((policy * k(policy.log(), ref.log())).sum()) for k in (kl.k1, kl.k2, kl.k3)}
+    # Σπ log(π/ref) = .7·.336472 − .3·.510826 = .0822829;  ½Σπδ² = ½(.7·.113214 + .3·.260943) = .0787662
+    assert expected[kl.k1] == pytest.approx(0.0822829, abs=1e-7)
+    assert expected[kl.k3] == pytest.approx(0.0822829, abs=1e-7)
+    assert expected[kl.k2] == pytest.approx(0.0787662, abs=1e-7)
+
+
+def test_an_absurd_log_ratio_does_not_overflow():
+    batch = batch_of(1, advantages=[-1.0], old_logprobs=[-1000.0], ref_logprobs=[0.0])
+    value, gradient = value_and_gradient(losses.clipped_surrogate(), [0.0], batch)
+    assert math.isfinite(value[0])
+    assert math.isfinite(gradient[0])
+    assert math.isfinite(float(kl.k3(torch.tensor(-1000.0), torch.tensor(0.0))))
+
+
+def test_losses_add_scale_and_say_what_they_read():
+    whole = losses.clipped_surrogate(0.2, 0.28) + 0.04 * losses.kl_to_reference(kl.k3)
+    assert str(whole) == "clipped_surrogate(epsilon=0.2, epsilon_high=0.28) + 0.04 * kl_to_reference(estimator=k3)"
+    assert whole.needs == {"advantages", "old_logprobs", "ref_logprobs"}
+    batch = batch_of(1, advantages=[1.0], old_logprobs=[-1.0], ref_logprobs=[-1.0])
+    _, watched = whole.terms(Outputs(torch.tensor([[0.0, -1.0]], dtype=F64)), batch)
+    assert {"clip_ratio/low", "clip_ratio/high", "policy/ratio", "policy/kl_to_old", "kl/reference"} == set(watched)
+    twice = 2.0 * (losses.nll() + losses.nll())
+    assert isinstance(twice, Loss)
+    assert str(twice) == "2 * (nll() + nll())"
+    assert value_and_gradient(twice, [-0.5], batch_of(1))[0] == [2.0]
+
+
+def test_impossible_clips_are_refused():
+    with pytest.raises(ValueError, match=r"epsilon=1\.5"):
+        losses.clipped_surrogate(1.5)
