@@ -29,9 +29,9 @@ import asyncio
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,7 @@ from maieutic.protocols import Chat, Completion, Sampler, Sampling, Taskset
 from maieutic.types import Finish, Task
 
 Floats = NDArray[np.float64]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,22 +250,18 @@ async def evaluate(
         nonlocal done
         keyed = replace(sampling, key=f"{seed}/eval/{task.id}")
         async with room:
-            sure, drawn = await asyncio.gather(
-                _draw(sampler, chat, taskset, task, replace(keyed, temperature=0.0), int(greedy)),
-                _draw(sampler, chat, taskset, task, replace(keyed, temperature=temperature), samples),
+            sure, drawn = await _together(
+                [
+                    _draw(sampler, chat, taskset, task, replace(keyed, temperature=0.0), int(greedy)),
+                    _draw(sampler, chat, taskset, task, replace(keyed, temperature=temperature), samples),
+                ]
             )
         done += 1
         if on_progress is not None:
             on_progress(done, total)
         return Problem(task.id, sure[0] if sure else None, drawn)
 
-    jobs = [asyncio.create_task(ask(taskset[i])) for i in range(total)]
-    try:
-        problems = await asyncio.gather(*jobs)
-    finally:
-        for job in jobs:  # only those that a failure of another one left running
-            job.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
+    problems = await _together([ask(taskset[i]) for i in range(total)])
     settings = {"taskset": taskset.name, "samples": samples, "temperature": temperature, "max_tokens": max_tokens}
     settings |= {"greedy": greedy, "limit": limit, "seed": seed}
     return Evaluation(name or taskset.name, tuple(problems), settings=settings)
@@ -292,6 +289,17 @@ def _check(
             "(limit=None asks every task)"
         )
     return len(taskset) if limit is None else min(limit, len(taskset))
+
+
+async def _together(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run all at once; when one fails, none is left running behind the error."""
+    jobs = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        return await asyncio.gather(*jobs)
+    finally:
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
 
 
 async def _draw(
