@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import maieutic
 from maieutic.errors import RunError
+from maieutic.run.durable import sync
 from maieutic.run.records import (
     INSERT_ROLLOUT,
     INSERT_TASK,
@@ -41,9 +42,6 @@ from maieutic.types import Step
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-#: Seconds to wait for another process that holds the file before giving up.
-PATIENCE = 30.0
 
 
 @contextmanager
@@ -67,9 +65,7 @@ def _remedy(code: str, path: Path) -> str:
             "intact: make room and go on with --resume."
         )
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return (
-            f"Another process has held it for {PATIENCE:.0f} s; only one process may write a run. Stop the other one."
-        )
+        return "Another process writes it and did not let go; only one may write a run. Stop the other one."
     if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return "The file is damaged. Put a backup of it back, or start anew with another --run."
     if code.startswith("SQLITE_CONSTRAINT"):
@@ -85,10 +81,10 @@ class Store:
     """The database of a run, open for writing: `with Store(folder / "run.db") as store: store.write_step(...)`.
 
     Opening an existing file checks it first. Raises RunError when it is damaged, foreign, or of a newer schema.
-    May be used from several threads.
+    May be used from several threads. `patience`: seconds to wait for another process that is writing.
     """
 
-    def __init__(self, path: Path | str, *, readonly: bool = False) -> None:
+    def __init__(self, path: Path | str, *, readonly: bool = False, patience: float = 30.0) -> None:
         self.path = Path(path)
         self._lock = threading.RLock()
         existed = self.path.exists() and self.path.stat().st_size > 0
@@ -98,7 +94,7 @@ class Store:
         with explained(self.path, "open the database"):
             self._db = sqlite3.connect(
                 f"{self.path.absolute().as_uri()}?mode={mode}",
-                uri=True, timeout=PATIENCE, isolation_level=None, check_same_thread=False,
+                uri=True, timeout=patience, isolation_level=None, check_same_thread=False,
             )  # fmt: skip
         self._db.row_factory = sqlite3.Row
         try:
@@ -112,6 +108,7 @@ class Store:
                 if existed:
                     self.check()
                 self._create()
+                sync(self.path.parent)
         except BaseException:
             self._db.close()
             raise
@@ -148,7 +145,7 @@ class Store:
         found = [row[0] for row in self._read("check the database", "PRAGMA quick_check(3)")]
         if found != ["ok"]:
             raise RunError(
-                f"{self.path} is damaged: {'; '.join(found)}. "
+                f"{self.path} is damaged: {'; '.join(found).replace(chr(10), ' ')}. "
                 "Put a backup of it back, or start anew with another --run."
             )
 
