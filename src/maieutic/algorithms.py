@@ -15,12 +15,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor
 
+from maieutic.choose import choose
 from maieutic.core import credit, losses, select, update, weights
-from maieutic.core.kl import k3
+from maieutic.core.kl import ESTIMATORS, k3
 from maieutic.core.parts import Algorithm
+from maieutic.errors import UnknownName
 
 
 def sft() -> Algorithm:
@@ -73,14 +76,14 @@ def grpo(
     )
 
 
-def dr_grpo(length: int, epsilon: float = 0.2, epochs: int = 1, minibatches: int = 1) -> Algorithm:
+def dr_grpo(max_completion_length: int, epsilon: float = 0.2, epochs: int = 1, minibatches: int = 1) -> Algorithm:
     """Dr. GRPO (arXiv 2503.20783): no division by the deviation, none by a row's length."""
     return Algorithm(
         "dr_grpo",
         select.everything(),
         credit.group_centered(),
         losses.clipped_surrogate(epsilon),
-        weights.constant_length(length),
+        weights.constant_length(max_completion_length),
         update.sgd(epochs, minibatches),
     )
 
@@ -100,3 +103,17 @@ def dapo(epsilon: float = 0.2, epsilon_high: float = 0.28, epochs: int = 1, mini
 ALGORITHMS: Mapping[str, Callable[..., Algorithm]] = {
     f.__name__: f for f in (sft, reinforce, rloo, grpo, dr_grpo, dapo)
 }
+
+
+def make_algorithm(name: str, options: Mapping[str, Any], **defaults: Any) -> Algorithm:
+    """The algorithm of that name: `make_algorithm("grpo", {"beta": 0.04, "kl": "k2"})`.
+
+    `defaults` fill parameters that the options leave open (`max_completion_length`). A KL estimator may be named.
+    Raises UnknownName and ConfigError as `choose` does.
+    """
+    given = dict(options)
+    if isinstance(given.get("kl"), str):
+        if given["kl"] not in ESTIMATORS:
+            raise UnknownName("KL estimator", given["kl"], ESTIMATORS)
+        given["kl"] = ESTIMATORS[given["kl"]]
+    return choose("algorithm", ALGORITHMS, name, given, defaults)

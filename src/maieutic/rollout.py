@@ -36,7 +36,7 @@ class Roller:
     max_completion_length: int
     temperature: float = 1.0
     tool: Tool | None = None
-    seed: int = 0
+    seed: int | str = 0
 
     async def group(self, task: Task, n: int, visit: int) -> Group:
         """`n` rollouts of one task and their scores; the group's id is `visit`."""

@@ -24,7 +24,7 @@ log = logging.getLogger("maieutic.sources")
 class Order:
     """Visit number → index of a task: every task once an epoch, each epoch in an order of its own."""
 
-    def __init__(self, size: int, seed: int) -> None:
+    def __init__(self, size: int, seed: int | str) -> None:
         if size < 1:
             raise DataError("a source needs at least one task: got none; check the split, the slice and the limit")
         self.size = size
@@ -50,7 +50,7 @@ class Sampled:
         *,
         prompts: int,
         num_generations: int,
-        seed: int = 0,
+        seed: int | str = 0,
         until: Callable[[Group], bool] | None = None,
         max_refill: int = 4,
     ) -> None:
@@ -102,7 +102,7 @@ class Recorded:
     """Demonstrations as groups of one with reward 1: `batch` tasks a step, each with `meta["solution"]`."""
 
     def __init__(
-        self, tasks: Sequence[Task], chat: Chat, *, batch: int, seed: int = 0, tool: Tool | None = None
+        self, tasks: Sequence[Task], chat: Chat, *, batch: int, seed: int | str = 0, tool: Tool | None = None
     ) -> None:
         if batch < 1:
             raise ConfigError(f"Recorded: got batch={batch}; expected at least 1")

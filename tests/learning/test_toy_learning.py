@@ -20,7 +20,7 @@ ROWS = {
     "grpo": (grpo(), 0.9),
     "grpo with KL": (grpo(beta=0.02), 0.9),
     "grpo with reverse KL, 2 epochs": (grpo(beta=0.02, kl=k2, epochs=2, minibatches=2), 0.9),
-    "dr_grpo": (dr_grpo(length=3), 0.9),
+    "dr_grpo": (dr_grpo(max_completion_length=3), 0.9),
     "dapo": (dapo(), 0.9),
 }
 

@@ -16,6 +16,8 @@ Letters: `B` rows, `T` tokens. Units: nats.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor
 
@@ -36,3 +38,6 @@ def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """k3ₜ = exp(−δₜ) + δₜ − 1, `[B, T]`, never negative."""
     log_ratio = (ref_logprobs - logprobs).clamp(-LIMIT, LIMIT)
     return torch.exp(log_ratio) - log_ratio - 1.0
+
+
+ESTIMATORS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": k1, "k2": k2, "k3": k3}

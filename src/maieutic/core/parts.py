@@ -179,6 +179,11 @@ class Algorithm:
         return self.select.needs | self.credit.needs | self.loss.needs | self.weigh.needs | self.update.needs
 
     @property
+    def samples(self) -> bool:
+        """Whether it judges what the policy wrote (else it imitates what it is shown)."""
+        return "advantages" in self.loss.needs
+
+    @property
     def asks(self) -> frozenset[str]:
         """The columns that models must fill before credit is given: a reference, an old policy, a critic."""
         spared = {"old_logprobs"} - self.credit.needs if self.update.single else set()

@@ -1,0 +1,324 @@
+"""The config of a run: strict, typed, written in TOML.
+
+    [model]                                   one of: path = "folder or Hub id"; small = { layers = 2, width = 128 }
+    [tasks.NAME]                              taskset = "arithmetic", and that taskset's options
+    [[stages]]                                algorithm = "grpo", tasks = "NAME", steps, prompts, num_generations, …
+    [evaluation]                              tasks = "NAME", samples, limit
+
+Stages run one after the other, each from the model of the one before. An unknown key is an error with a suggestion,
+a wrong combination is refused with the remedy, and nothing that a user wrote is ever changed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from maieutic.errors import ConfigError, UnknownName
+
+
+class Strict(BaseModel):
+    """A table of the config: unknown keys are errors, values are never changed after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SmallConfig(Strict):
+    """A decoder built from scratch; see `maieutic.models.small`."""
+
+    architecture: str = "llama"
+    layers: int = Field(2, ge=1)
+    width: int = Field(128, ge=8)
+    heads: int = Field(4, ge=1)
+    kv_heads: int = Field(2, ge=1)
+    mlp: int | None = None
+    context: int = Field(512, ge=8)
+    tied: bool = True
+    tokenizer: Literal["word", "bpe"] = "word"
+    min_count: int = Field(1, ge=1, description="words seen less often become <unk>")
+    vocabulary_size: int = Field(4096, ge=64, description="of a bpe tokenizer")
+
+
+class LoraConfig(Strict):
+    """A low-rank adapter; see `maieutic.models.lora`."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = 32.0
+    targets: str | list[str] = "all-linear"
+    dropout: float = 0.0
+
+
+class ModelConfig(Strict):
+    """Where the model comes from: `path` (a folder or a Hub id) or `small` (built from scratch)."""
+
+    path: str | None = None
+    small: SmallConfig | None = None
+    lora: LoraConfig | None = None
+    template: str = "auto"
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> ModelConfig:
+        if (self.path is None) == (self.small is None):
+            raise ValueError(
+                'expected exactly one of `path = "folder or Hub id"` and `small = {}` (built from scratch)'
+            )
+        return self
+
+
+class TasksConfig(BaseModel):
+    """A taskset by name; every key but those here is an option of that taskset, or `mixture = { name = weight }`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    taskset: str | None = None
+    mixture: dict[str, float] | None = None
+    size: int | None = None
+    start: int = Field(0, ge=0)
+    limit: int | None = Field(None, ge=1)
+    shuffle: bool = False
+
+    @model_validator(mode="after")
+    def _one_of(self) -> TasksConfig:
+        if (self.taskset is None) == (self.mixture is None):
+            raise ValueError('expected exactly one of `taskset = "name"` and `mixture = { name = weight, … }`')
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What goes to the taskset's factory."""
+        extra = dict(self.model_extra or {})
+        return extra if self.size is None or self.mixture else {**extra, "size": self.size}
+
+
+class OptimiserConfig(Strict):
+    """How weights step; see `maieutic.backends.local.optimiser`. `learning_rate` is AdamW's."""
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = Field(1e-6, gt=0)
+    muon_learning_rate: float = Field(0.02, gt=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup_steps: int = Field(0, ge=0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    final_fraction: float = Field(0.0, ge=0, le=1)
+    max_grad_norm: float = Field(1.0, gt=0)
+
+
+class StageConfig(Strict):
+    """One algorithm on one taskset."""
+
+    name: str = ""
+    algorithm: str
+    options: dict[str, Any] = Field(default_factory=dict, description="hyper-parameters of the algorithm")
+    tasks: str = "train"
+    steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0, description="instead of steps: passes over the tasks")
+    prompts: int = Field(32, ge=1, description="tasks a step")
+    num_generations: int = Field(8, ge=1, description="rollouts a task")
+    max_completion_length: int = Field(256, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    max_refill: int = Field(4, ge=0, description="rounds of drawing again for groups that carry no signal")
+    rewards: dict[str, float] = Field(
+        default_factory=lambda: {"answer": 1.0}, description="name or file.py:function → weight"
+    )
+    reward_timeout_seconds: float = Field(10.0, gt=0)
+    max_reward_failures: float = Field(0.1, ge=0, le=1, description="share of failed rewards that stops the run")
+    optimiser: OptimiserConfig = OptimiserConfig()  # type: ignore[call-arg]
+    dropout: float = Field(0.0, ge=0, lt=1)
+    checkpoint_every: int = Field(20, ge=1, description="steps")
+    evaluate: bool = True
+
+    @model_validator(mode="after")
+    def _length(self) -> StageConfig:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("expected exactly one of `steps` and `epochs`")
+        return self
+
+    def step_count(self, tasks: int) -> int:
+        """Steps of this stage over a taskset of that many tasks."""
+        if self.steps is not None:
+            return self.steps
+        return max(1, round(float(self.epochs or 0) * tasks / self.prompts))
+
+
+class EvaluationConfig(Strict):
+    """What is measured after each stage, and before the first where `at_start`."""
+
+    tasks: str | list[str] = "test"
+    limit: int | None = Field(None, ge=1)
+    samples: int = Field(8, ge=1)
+    k: int | None = Field(None, ge=1, description="of pass@k, vote@k, strict@k; default: samples")
+    temperature: float = Field(1.0, gt=0)
+    max_completion_length: int = Field(256, ge=1)
+    at_start: bool = False
+    seed: int = 0
+
+    @property
+    def names(self) -> list[str]:
+        """The tasksets' names."""
+        return [self.tasks] if isinstance(self.tasks, str) else list(self.tasks)
+
+
+class Config(Strict):
+    """A whole run."""
+
+    name: str = "run"
+    seed: int = 0
+    threads: int | None = Field(None, ge=1)
+    device: str = "cpu"
+    max_rows: int = Field(512, ge=1, description="rollouts sampled side by side")
+    micro_batch_tokens: int = Field(16384, ge=64)
+    keep_checkpoints: int = Field(2, ge=1)
+    model: ModelConfig
+    tasks: dict[str, TasksConfig]
+    stages: list[StageConfig] = Field(min_length=1)
+    evaluation: EvaluationConfig | None = None
+
+    @field_validator("stages")
+    @classmethod
+    def _named(cls, stages: list[StageConfig]) -> list[StageConfig]:
+        named = [s if s.name else s.model_copy(update={"name": s.algorithm}) for s in stages]
+        names = [s.name for s in named]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two stages are called {name!r}: give each a `name` of its own")
+            if not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(f"a stage is called {name!r}: expected letters, digits, - and _ (it names a folder)")
+        return named
+
+    @model_validator(mode="after")
+    def _tasks_exist(self) -> Config:
+        wanted = [s.tasks for s in self.stages] + (self.evaluation.names if self.evaluation else [])
+        wanted += [name for t in self.tasks.values() for name in t.mixture or {}]
+        for name in wanted:
+            if name not in self.tasks:
+                raise ValueError(str(UnknownName("tasks", name, self.tasks)) + f" Add a table [tasks.{name}].")
+        return self
+
+
+def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The config in a TOML file, with overrides such as `"stages.0.steps=10"` or `"model.path=folder"`.
+
+    Raises ConfigError for a missing file, broken TOML, an unknown key (with the nearest known one) or a wrong value.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise ConfigError(f"{file} is a folder; expected a TOML file")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        beside = [p.name for p in file.parent.glob("*.toml")] if file.parent.is_dir() else []
+        near = difflib.get_close_matches(file.name, beside, n=1, cutoff=0.4)
+        hint = f" Did you mean {file.parent / near[0]}?" if near else ""
+        raise ConfigError(f"no config at {file}; expected a TOML file.{hint}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {file}: {error}") from error
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from error
+    if not data:
+        raise ConfigError(f"{file} is empty; expected at least [model], [tasks.train] and [[stages]]")
+    for override in overrides:
+        data = _override(data, override)
+    return parse_config(data, str(file))
+
+
+def parse_config(data: Mapping[str, Any], where: str = "config") -> Config:
+    """The config in a dictionary, checked."""
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, where)) from error
+
+
+def _override(data: dict[str, Any], override: str) -> dict[str, Any]:
+    """`a.b=c` applied to nested tables; the value is TOML where it parses, text where it does not."""
+    key, equals, raw = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override!r}: expected key=value, for example --set stages.0.steps=10")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw
+    path = key.strip().split(".")
+    data = _copied(data)
+    target: Any = data
+    for i, part in enumerate(path):
+        last = i == len(path) - 1
+        if isinstance(target, list):
+            if not part.isdigit() or int(part) >= len(target):
+                raise ConfigError(
+                    f"--set {override!r}: got {part!r} where a number below {len(target)} was expected "
+                    f"({'.'.join(path[:i])} is a list)"
+                )
+            index: Any = int(part)
+        elif isinstance(target, dict):
+            index = part
+            if not last:
+                target.setdefault(part, {})
+        else:
+            raise ConfigError(f"--set {override!r}: {'.'.join(path[:i])} is a value, not a table")
+        if last:
+            target[index] = value
+        else:
+            target = target[index]
+    return data
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _copied(v) for k, v in value.items()}
+    return [_copied(v) for v in value] if isinstance(value, list) else value
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    """One line a problem: where, what was got, what was expected."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        place = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(_unknown_key(problem["loc"]))
+        elif problem["type"] == "missing":
+            lines.append(f"{place} is missing")
+        elif problem["type"] == "value_error":
+            lines.append(f"{place or 'the config'}: {problem['ctx']['error']}")
+        else:
+            lines.append(f"{place}: got {problem['input']!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}")
+    return f"{where}: " + "; ".join(lines)
+
+
+def _unknown_key(location: tuple[int | str, ...]) -> str:
+    """`stages.0.epsilom is not a key; did you mean 'epsilon'?`, walking the models along the location."""
+    model: type[BaseModel] | None = Config
+    for part in location[:-1]:
+        if model is not None and part in model.model_fields:
+            model = _table_of(model.model_fields[str(part)].annotation)
+    known = list(model.model_fields) if model is not None else []
+    near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return f"unknown key {'.'.join(map(str, location))!r}{hint} Known here: {', '.join(known)}"
+
+
+def _table_of(annotation: Any) -> type[BaseModel] | None:
+    """The config table inside an annotation such as `list[StageConfig]` or `LoraConfig | None`."""
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _table_of(inner)
+        if found is not None:
+            return found
+    return None
+
+
+def write_toml(config: Config) -> str:
+    """The resolved config as TOML, every default written out; `read_config` of it gives the same config."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))

@@ -1,0 +1,201 @@
+"""From a config to the objects that a run is made of: every choice is a look-up by name, checked before use."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from maieutic.config import Config, StageConfig, TasksConfig
+from maieutic.errors import ConfigError, DataError, UnknownName
+from maieutic.protocols import Policy, Reward, Source, Taskset
+from maieutic.rewards.compose import answer_reward, load_reward, weighted
+from maieutic.rewards.format import think_format
+from maieutic.rollout import Roller
+from maieutic.run.durable import sync, sync_tree
+from maieutic.sources import Recorded, Sampled
+from maieutic.tasks import make_taskset, mixture, shuffled, take
+
+if TYPE_CHECKING:
+    from maieutic.backends.local import LocalBackend, Optimiser
+    from maieutic.core.parts import Algorithm
+    from maieutic.models.causal import CausalModel
+
+#: Tasks that a from-scratch tokenizer reads, from the front of each stage's taskset.
+CORPUS_TASKS = 20_000
+
+
+class Tasksets:
+    """The tasksets of a config by name, each made once, when it is first asked for."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._made: dict[str, Taskset] = {}
+
+    def __getitem__(self, name: str) -> Taskset:
+        if name not in self._config.tasks:
+            raise UnknownName("tasks", name, self._config.tasks)
+        if name not in self._made:
+            self._made[name] = self._make(name, self._config.tasks[name], ())
+        return self._made[name]
+
+    def _make(self, name: str, spec: TasksConfig, inside: tuple[str, ...]) -> Taskset:
+        if name in inside:
+            raise ConfigError(f"tasks.{name} is a mixture of itself, by way of {' → '.join((*inside, name))}")
+        if spec.mixture is not None:
+            parts = {self._make(n, self._config.tasks[n], (*inside, name)): w for n, w in spec.mixture.items()}
+            made: Taskset = mixture(parts, self._config.seed, spec.size, name)
+        else:
+            made = make_taskset(str(spec.taskset), **spec.options)
+        if spec.shuffle:
+            made = shuffled(made, self._config.seed)
+        if spec.start or spec.limit is not None:
+            made = take(made, spec.start, None if spec.limit is None else spec.start + spec.limit)
+        if not len(made):
+            raise DataError(f"tasks.{name} holds no task; check its split, start and limit")
+        return made
+
+
+def make_backend(config: Config) -> LocalBackend:
+    """The engine that samples and learns."""
+    from maieutic.backends.local import LocalBackend
+
+    return LocalBackend(
+        device=config.device,
+        threads=config.threads,
+        max_rows=config.max_rows,
+        micro_batch_tokens=config.micro_batch_tokens,
+    )
+
+
+def start_model(config: Config, tasksets: Tasksets, folder: Path) -> str:
+    """Where the first stage's model is: the config's path or id, or a small model built in `folder` (once)."""
+    if config.model.small is None:
+        return str(config.model.path)
+    if not folder.exists():
+        from maieutic.models.small import SmallModel, build_small
+
+        spec = config.model.small
+        shape = spec.model_dump(exclude={"tokenizer", "min_count", "vocabulary_size"})
+        temporary = folder.with_name(f".tmp-{folder.name}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        build_small(
+            temporary,
+            SmallModel(**shape),
+            _corpus(config, tasksets),
+            tokenizer=spec.tokenizer,
+            min_count=spec.min_count,
+            vocabulary_size=spec.vocabulary_size,
+            seed=config.seed,
+        )
+        sync_tree(temporary)
+        os.rename(temporary, folder)
+        sync(folder.parent)
+    return str(folder)
+
+
+def _corpus(config: Config, tasksets: Tasksets) -> Iterator[str]:
+    """Questions and solutions of the tasks that are trained on; those of the evaluation are not read."""
+    for name in dict.fromkeys(stage.tasks for stage in config.stages):
+        tasks = tasksets[name]
+        for i in range(min(len(tasks), CORPUS_TASKS)):
+            task = tasks[i]
+            solution = task.meta.get("solution")
+            yield " ".join(m.content for m in task.prompt) + (f" {solution}" if solution else "")
+
+
+def load_model(config: Config, source: str, *, dropout: float = 0.0) -> CausalModel:
+    """The model at a folder or id, with a fresh adapter where the config wants one and the folder is not one yet."""
+    from maieutic.models.causal import load_causal
+    from maieutic.models.lora import LoRA
+
+    adapter = (Path(source) / "adapter_config.json").exists()
+    lora = None
+    if config.model.lora is not None and not adapter:
+        lora = LoRA(**config.model.lora.model_dump())
+    return load_causal(
+        source,
+        lora=lora,
+        device=config.device,
+        template=config.model.template,
+        revision=config.model.revision if source == config.model.path else None,
+        dropout=dropout > 0,
+    )
+
+
+def make_optimiser(stage: StageConfig, steps: int) -> Optimiser:
+    """The optimiser of a stage whose schedule ends after that many steps of the loop."""
+    from maieutic.backends.local import Optimiser
+
+    return Optimiser(**stage.optimiser.model_dump(), total_steps=steps)
+
+
+def make_stage_algorithm(stage: StageConfig) -> Algorithm:
+    """The stage's algorithm, checked against the stage: a comparison of siblings needs at least two."""
+    from maieutic.algorithms import make_algorithm
+
+    return make_algorithm(stage.algorithm, stage.options, max_completion_length=stage.max_completion_length)
+
+
+def make_reward(stage: StageConfig, taskset: Taskset) -> Reward:
+    """The weighted sum of the stage's rewards: `answer`, `think_format`, or functions in files."""
+    known = {"answer": lambda: answer_reward(taskset.verifier), "think_format": lambda: think_format()}
+    parts: dict[str, Reward] = {}
+    for name in stage.rewards:
+        if name in known:
+            parts[name] = known[name]()
+        elif ":" in name:
+            parts[name] = load_reward(name, timeout_seconds=stage.reward_timeout_seconds)
+        else:
+            raise UnknownName("reward", name, [*known, "file.py:function"])
+    return weighted(parts, weights=stage.rewards, max_failures=stage.max_reward_failures)
+
+
+def make_source(
+    config: Config, stage: StageConfig, algorithm: Algorithm, taskset: Taskset, policy: Policy
+) -> tuple[Source, bool]:
+    """The stage's source, and whether its rollouts are freshly sampled (else they are demonstrations)."""
+    seed = f"{config.seed}/{stage.name}"
+    if not algorithm.samples:
+        return Recorded(taskset, policy.chat, batch=stage.prompts, seed=seed, tool=taskset.tool), False
+    roller = Roller(
+        policy.sampler,
+        policy.chat,
+        make_reward(stage, taskset),
+        max_completion_length=stage.max_completion_length,
+        temperature=stage.temperature,
+        tool=taskset.tool,
+        seed=seed,
+    )
+    sampled = Sampled(
+        taskset,
+        roller,
+        prompts=stage.prompts,
+        num_generations=stage.num_generations,
+        seed=seed,
+        until=algorithm.select.keeps,
+        max_refill=stage.max_refill,
+    )
+    return sampled, True
+
+
+def describe(config: Config, tasksets: Tasksets) -> str:
+    """What a run of this config would do, in words, for `--dry-run`."""
+    lines = []
+    for stage in config.stages:
+        algorithm, taskset = make_stage_algorithm(stage), tasksets[stage.tasks]
+        steps = stage.step_count(len(taskset))
+        rows = stage.prompts * (stage.num_generations if algorithm.samples else 1)
+        lines.append(f"stage {stage.name}: {algorithm.name} on {stage.tasks} ({len(taskset):,} tasks), {steps:,} steps")
+        lines.append(f"  {rows:,} rows a step: " + ("sampled" if algorithm.samples else "demonstrations"))
+        lines.append(
+            f"  credit {algorithm.credit}; loss {algorithm.loss}; weights {algorithm.weigh}; {algorithm.update}"
+        )
+        lines.append("  first task: " + json.dumps([m.content for m in taskset[0].prompt])[:300])
+    if config.evaluation:
+        sizes = [(name, len(tasksets[name])) for name in config.evaluation.names]
+        lines.append("evaluation: " + ", ".join(f"{name} ({size:,} tasks)" for name, size in sizes))
+    return "\n".join(lines)

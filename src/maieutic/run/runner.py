@@ -1,0 +1,250 @@
+"""Running a config: its stages one after the other, everything stored, able to stop anywhere and go on.
+
+    for each stage:  load the model of the stage before ─► loop, storing each step ─► checkpoint ─► evaluate
+
+After a kill the run goes back to its newest whole checkpoint, forgets what was stored after it, and does the rest
+again. Sampling, order of tasks and shuffles are functions of (seed, visit), so the rest comes out the same, bit for
+bit, on the same machine.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from maieutic.config import Config, StageConfig
+from maieutic.errors import RunError
+from maieutic.evaluate import Evaluation, evaluate_sync
+from maieutic.protocols import Policy, Scorer
+from maieutic.run.build import (
+    Tasksets,
+    load_model,
+    make_backend,
+    make_optimiser,
+    make_source,
+    make_stage_algorithm,
+    start_model,
+)
+from maieutic.run.checkpoints import Checkpoint, Checkpoints
+from maieutic.run.directory import RunDirectory
+from maieutic.run.store import Store
+from maieutic.train import train
+from maieutic.types import Step
+
+#: The evaluation before the first stage is stored under this stage's name.
+START = "start"
+
+
+class Watch(Protocol):
+    """Someone who looks on while a run goes: a progress bar, a test, nobody."""
+
+    def stage(self, name: str, algorithm: str, done: int, steps: int) -> None: ...
+
+    def step(self, stage: str, step: Step, seconds: float) -> None: ...
+
+    def evaluating(self, stage: str, name: str, done: int, total: int) -> None: ...
+
+    def evaluated(self, stage: str, name: str, evaluation: Evaluation) -> None: ...
+
+
+class Silent:
+    """A watch that says nothing."""
+
+    def stage(self, name: str, algorithm: str, done: int, steps: int) -> None: ...
+
+    def step(self, stage: str, step: Step, seconds: float) -> None: ...
+
+    def evaluating(self, stage: str, name: str, done: int, total: int) -> None: ...
+
+    def evaluated(self, stage: str, name: str, evaluation: Evaluation) -> None: ...
+
+
+class Interrupted(RunError):
+    """The user asked to stop; everything up to here is saved."""
+
+    exit_code = 130
+
+
+@dataclass
+class Runner:
+    """One run of one config in one directory."""
+
+    config: Config
+    directory: RunDirectory
+    watch: Watch
+
+    def __post_init__(self) -> None:
+        self.tasksets = Tasksets(self.config)
+        self.checkpoints = Checkpoints(self.directory.checkpoints, keep=self.config.keep_checkpoints)
+        self.stop = threading.Event()
+
+    def run(self) -> dict[str, Any]:
+        """Run all stages that are not done yet and return the summary, which is also kept in the directory."""
+        self.backend = make_backend(self.config)
+        names = [stage.name for stage in self.config.stages]
+        with Store(self.directory.database) as self.store, _first_interrupt(self.stop):
+            self.store.check()
+            newest = self._rewind(names)
+            model = start_model(self.config, self.tasksets, self.directory.path / "start")
+            begin = 0 if newest is None else names.index(newest.stage)
+            if self.config.evaluation is not None and self.config.evaluation.at_start:
+                self._evaluate(START, 0, model)
+            for index, stage in enumerate(self.config.stages):
+                if index < begin:
+                    model = self._model_of(stage)
+                    continue
+                self._stage(stage, model, newest if index == begin else None)
+                model = self._model_of(stage)
+            summary = self.summary(model)
+        self.directory.finish(summary)
+        return summary
+
+    def evaluation(self, stage: str, name: str) -> Evaluation | None:
+        """What was measured after a stage, if it was."""
+        with Store.open_reader(self.directory.database) as store:
+            found = store.evaluation(stage, name)
+        return None if found is None else Evaluation.from_json(json.dumps(found))
+
+    def summary(self, model: str) -> dict[str, Any]:
+        """Where the model is, the seconds of each stage, and what was measured."""
+        k = self.config.evaluation.k if self.config.evaluation else None
+        stages: dict[str, Any] = {}
+        for found in self.store.evaluations():
+            table = Evaluation.from_json(json.dumps(found.result)).metrics(k)
+            stages.setdefault(found.stage, {})[found.name] = {key: value.to_dict() for key, value in table.items()}
+        seconds = {s.name: sum(x.seconds for x in self.store.steps(s.name)) for s in self.config.stages}
+        return {"model": model, "evaluations": stages, "seconds": seconds}
+
+    def _rewind(self, names: list[str]) -> Checkpoint | None:
+        """Back to the newest whole checkpoint: the store and the checkpoints forget what came after it."""
+        newest = self.checkpoints.latest()
+        if newest is not None and newest.stage not in names:
+            raise RunError(
+                f"the newest checkpoint of {self.directory.path} is of stage {newest.stage!r}, which this config does "
+                f"not have (it has {', '.join(names)}); resume with the config the run was begun with"
+            )
+        self.checkpoints.rewind(newest)
+        if newest is None:
+            self.store.rewind(names[0], -1, later=names[1:])
+        else:
+            self.store.rewind(newest.stage, newest.step - 1, later=names[names.index(newest.stage) + 1 :])
+        return newest
+
+    def _model_of(self, stage: StageConfig) -> str:
+        checkpoint = self.checkpoints.latest(stage.name)
+        if checkpoint is None:
+            raise RunError(
+                f"stage {stage.name!r} of {self.directory.path} has no whole checkpoint left, and a later stage starts "
+                "from its model; begin the run again in another folder"
+            )
+        return str(checkpoint.path / "model")
+
+    def _stage(self, stage: StageConfig, model: str, newest: Checkpoint | None) -> None:
+        taskset = self.tasksets[stage.tasks]
+        algorithm, steps = make_stage_algorithm(stage), stage.step_count(len(taskset))
+        done = 0 if newest is None else newest.step
+        self.watch.stage(stage.name, algorithm.name, done, steps)
+        if done < steps:
+            policy = self.backend.policy(
+                load_model(self.config, model, dropout=stage.dropout), make_optimiser(stage, steps)
+            )
+            source, sampled = make_source(self.config, stage, algorithm, taskset, policy)
+            if newest is not None:
+                policy.learner.load(newest.path)
+                source.restore(newest.state["source"])
+            reference = self._reference(model) if "ref_logprobs" in algorithm.asks else None
+            clock = time.perf_counter()
+            for step in train(source, policy, algorithm, steps=steps, reference=reference, start=done):
+                seconds = time.perf_counter() - clock
+                self._store_step(stage, step, seconds, source.state(), sampled)
+                self.watch.step(stage.name, step, seconds)
+                last, stopping = step.index + 1 == steps, self.stop.is_set()
+                if last or stopping or (step.index + 1) % stage.checkpoint_every == 0:
+                    state = {"source": source.state()}
+                    self.checkpoints.write(stage.name, step.index + 1, policy.learner.save, state)
+                if stopping:
+                    raise Interrupted(
+                        f"stopped after step {step.index + 1} of stage {stage.name!r}; everything is saved, "
+                        f"go on with --run {self.directory.path} --resume"
+                    )
+                clock = time.perf_counter()
+        if stage.evaluate and self.config.evaluation is not None:
+            self._evaluate(stage.name, steps - 1, self._model_of(stage))
+
+    def _store_step(
+        self, stage: StageConfig, step: Step, seconds: float, source: dict[str, Any], sampled: bool
+    ) -> None:
+        """All of a step in one transaction; of demonstrations only the ledger, for they are in the data already."""
+        ledger = [(group.id, group.task.id) for group in step.groups]
+        kept = step if sampled else Step(step.index, (), (), None, step.metrics)
+        self.store.write_step(stage.name, kept, ledger=ledger, seconds=seconds, source=source)
+
+    def _reference(self, model: str) -> Scorer:
+        """A frozen copy of the model with which the stage began (an adapter included)."""
+        return self.backend.frozen(load_model(self.config, model))
+
+    def _evaluate(self, stage: str, step: int, model: str) -> None:
+        spec = self.config.evaluation
+        assert spec is not None
+        for name in spec.names:
+            if self.store.evaluation(stage, name) is not None:
+                continue
+            policy: Policy = self.backend.policy(load_model(self.config, model))
+
+            def progress(done: int, total: int, name: str = name) -> None:
+                if self.stop.is_set():
+                    raise Interrupted(
+                        f"stopped while evaluating stage {stage!r} on {name!r}; "
+                        f"go on with --run {self.directory.path} --resume"
+                    )
+                self.watch.evaluating(stage, name, done, total)
+
+            made = evaluate_sync(
+                policy.sampler,
+                policy.chat,
+                self.tasksets[name],
+                max_tokens=spec.max_completion_length,
+                samples=spec.samples,
+                temperature=spec.temperature,
+                limit=spec.limit and min(spec.limit, len(self.tasksets[name])),
+                seed=spec.seed,
+                name=name,
+                on_progress=progress,
+            )
+            self.store.write_evaluation(stage, step, name, json.loads(made.to_json()))
+            self.watch.evaluated(stage, name, made)
+
+
+@contextmanager
+def _first_interrupt(stop: threading.Event) -> Iterator[None]:
+    """The first Ctrl-C asks for a stop at the next step's end; the second one stops at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def resume_or_begin(config: Config, folder: Path, *, resume: bool, watch: Watch | None = None) -> dict[str, Any]:
+    """Run a config in a folder (`resume`: go on with the run that is there) and return its summary."""
+    from maieutic.config import write_toml
+
+    with RunDirectory.create(folder, write_toml(config), resume=resume) as directory:
+        return Runner(config, directory, watch or Silent()).run()
