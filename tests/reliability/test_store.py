@@ -438,3 +438,20 @@ def test_a_reader_writes_nothing_and_a_second_writer_is_told(tmp_path: Path) -> 
         holder.close()
         store.write_step("rl", step(0))
         assert reader.last_step("rl") == 0
+
+
+def test_an_archived_run_can_be_read(tmp_path: Path) -> None:
+    # A folder that may not be written, seen by a user who is not root (to whom nothing is forbidden).
+    script = f"{WRITER}\nimport os\nif os.getuid() == 0: os.setuid(65534)\n" + (
+        "with Store.open_reader(sys.argv[1]) as store: print(store.last_step('rl'), store.count_rollouts())"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.db"
+        with Store(path) as store:
+            store.write_step("rl", step(0))
+        os.chmod(path, 0o444)
+        os.chmod(folder, 0o555)
+        ran = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True)
+        os.chmod(folder, 0o755)
+        assert [each.name for each in Path(folder).iterdir()] == ["run.db"]
+    assert ran.stdout == "0 2\n", ran.stderr

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import sqlite3
 import threading
@@ -91,6 +92,8 @@ class Store:
         if readonly and not existed:
             raise RunError(f"no run database at {self.path}: expected a file that a run wrote; check the run's name")
         mode = "ro" if readonly else "rwc"
+        if readonly and not os.access(self.path.absolute().parent, os.W_OK) and not self._wal.exists():
+            mode = "ro&immutable=1"  # an archive: SQLite may not put its lock files beside it, and nobody writes it
         with explained(self.path, "open the database"):
             self._db = sqlite3.connect(
                 f"{self.path.absolute().as_uri()}?mode={mode}",
@@ -112,6 +115,10 @@ class Store:
         except BaseException:
             self._db.close()
             raise
+
+    @property
+    def _wal(self) -> Path:
+        return self.path.with_name(f"{self.path.name}-wal")
 
     @classmethod
     def open_reader(cls, path: Path | str) -> Self:
