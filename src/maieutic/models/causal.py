@@ -163,8 +163,8 @@ def without_dropout(module: AnyModule) -> AnyModule:
     for part in module.modules():
         if isinstance(part, nn.modules.dropout._DropoutNd):
             part.p = 0.0
-        for name in ("dropout", "attention_dropout", "attn_dropout", "hidden_dropout", "layerdrop"):
-            if isinstance(getattr(part, name, None), float):
+        for name, value in list(vars(part).items()):
+            if isinstance(value, float) and ("dropout" in name or name == "layerdrop"):
                 setattr(part, name, 0.0)
     return module
 

@@ -15,7 +15,7 @@ _CONFIGS = ("config.json", "adapter_config.json")
 
 
 def find_model(source: str | Path) -> str:
-    """The model folder, or the Hub id, that `source` means.
+    """The model folder (absolute, so that an adapter finds its base from anywhere) or the Hub id that `source` means.
 
     Raises `ModelError` for a folder that holds no model and for a path that does not exist, with the nearest folder
     that does; for a Hub id (`owner/name` or `name`) that is neither in the local cache nor to be had.
@@ -23,7 +23,7 @@ def find_model(source: str | Path) -> str:
     path = Path(source).expanduser()
     if path.is_dir():
         if holds(path, "config.json") or holds(path, "adapter_config.json"):
-            return str(path)
+            return str(path.resolve())
         inside = [
             found.parent
             for depth in ("*", "*/*")

@@ -1,0 +1,126 @@
+"""The reference: the policy as it was when training began, against which KL is measured.
+
+    reference = reference_of(model)                     before the first update
+    with reference.active(model.module) as frozen:
+        logits = frozen(tokens).logits                  no gradient inside
+
+What has to be kept depends on what is trained:
+
+    all weights                     a frozen copy of the module
+    a fresh adapter                 nothing: the same module with its adapter switched off *is* the start
+    an adapter that was loaded      a frozen second adapter in the same module. Switching the adapter off would give the
+                                    base model, from which this run did not start.
+
+In each case the KL to the policy is exactly 0 before the first update, and the reference stays where it is afterwards.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from maieutic.models.causal import CausalModel, without_dropout
+
+TRAINED, FROZEN = "default", "reference"
+
+
+class Reference(Protocol):
+    """A frozen model that may live inside the policy's module."""
+
+    def active(self, module: nn.Module) -> AbstractContextManager[nn.Module]:
+        """Within the block: the module to call for the reference, without gradient. `module` is the policy's, which
+        must not be used for anything else meanwhile and is as before afterwards."""
+        ...
+
+
+@dataclass(frozen=True)
+class FrozenCopy:
+    """A copy of all weights."""
+
+    kept: nn.Module
+
+    @contextmanager
+    def active(self, module: nn.Module) -> Iterator[nn.Module]:  # noqa: ARG002 - the copy stands alone
+        """The copy."""
+        with torch.no_grad():
+            yield self.kept
+
+
+@dataclass(frozen=True)
+class AdapterOff:
+    """The policy's module without its adapter."""
+
+    @contextmanager
+    def active(self, module: nn.Module) -> Iterator[nn.Module]:
+        """The module, its adapter switched off."""
+        adapted: Any = module
+        with torch.no_grad(), _gradient_flags_kept(module), adapted.disable_adapter():
+            yield module
+
+
+@dataclass(frozen=True)
+class FrozenAdapter:
+    """A second adapter of the policy's module."""
+
+    name: str = FROZEN
+
+    @contextmanager
+    def active(self, module: nn.Module) -> Iterator[nn.Module]:
+        """The module, with the second adapter instead of the trained one."""
+        adapted: Any = module
+        with torch.no_grad(), _gradient_flags_kept(module):
+            adapted.set_adapter(self.name)
+            try:
+                yield module
+            finally:
+                adapted.set_adapter(TRAINED)
+
+
+def reference_of(model: CausalModel) -> Reference:
+    """The reference that stands where `model` stands now. Call it before the first update.
+
+    For an adapter that was loaded this adds a frozen adapter named "reference" to the module (`save_causal` leaves it
+    out); calling it again moves that adapter to the present weights.
+    """
+    if not model.adapter:
+        kept = without_dropout(copy.deepcopy(model.module)).eval()
+        return FrozenCopy(kept.requires_grad_(False))
+    if not model.adapter_source:
+        return AdapterOff()
+    _copy_adapter(model.module)
+    return FrozenAdapter()
+
+
+def _copy_adapter(module: nn.Module) -> None:
+    adapted: Any = module
+    if FROZEN not in adapted.peft_config:
+        settings = copy.deepcopy(adapted.peft_config[TRAINED])
+        # A plain start: other ways to initialise (PiSSA, …) would change the base weights under the trained adapter.
+        settings.init_lora_weights = True
+        settings.lora_dropout = 0.0
+        with torch.random.fork_rng(devices=[]), _gradient_flags_kept(module):
+            adapted.add_adapter(FROZEN, settings)
+    parameters = dict(module.named_parameters())
+    with torch.no_grad():
+        for name, trained in parameters.items():
+            if f".{TRAINED}" in name:
+                frozen = parameters[name.replace(f".{TRAINED}", f".{FROZEN}")]
+                frozen.copy_(trained)
+                frozen.requires_grad_(False)
+
+
+@contextmanager
+def _gradient_flags_kept(module: nn.Module) -> Iterator[None]:
+    """peft makes whichever adapter it activates trainable and the others not; put every flag back."""
+    flags = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
+    try:
+        yield
+    finally:
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(flags.get(name, False))
