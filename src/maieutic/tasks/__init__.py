@@ -10,12 +10,21 @@ from typing import Any
 from maieutic.errors import ConfigError, UnknownName
 from maieutic.protocols import Taskset
 from maieutic.tasks.arithmetic import arithmetic, arithmetic_vocabulary
+from maieutic.tasks.files import file
+from maieutic.tasks.gsm8k import gsm8k
+from maieutic.tasks.hub import hub
+from maieutic.tasks.svamp import mawps_asdiv, svamp
 from maieutic.tasks.taskset import Tasks, mixture, shuffled, take
-from maieutic.tasks.verify import number_after_marker
+from maieutic.tasks.verify import AnswerAfterMarker, NumberAfterMarker, ProgramValue, number_after_marker
 
 #: Name → factory. The first line of a factory's docstring is what `maieutic tasks` shows.
 TASKSETS: dict[str, Callable[..., Taskset]] = {
     "arithmetic": arithmetic,
+    "gsm8k": gsm8k,
+    "svamp": svamp,
+    "mawps_asdiv": mawps_asdiv,
+    "file": file,
+    "hub": hub,
 }
 
 
@@ -46,12 +55,20 @@ def make_taskset(name: str, **options: Any) -> Taskset:
 
 __all__ = [
     "TASKSETS",
+    "AnswerAfterMarker",
+    "NumberAfterMarker",
+    "ProgramValue",
     "Tasks",
     "arithmetic",
     "arithmetic_vocabulary",
+    "file",
+    "gsm8k",
+    "hub",
     "make_taskset",
+    "mawps_asdiv",
     "mixture",
     "number_after_marker",
     "shuffled",
+    "svamp",
     "take",
 ]

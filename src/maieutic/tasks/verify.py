@@ -1,71 +1,131 @@
-"""Small exact verifiers for tasksets whose answers are numbers. Pure, linear in the text, never raising."""
+"""Small exact verifiers for tasksets that know how their answers are written. Pure, linear in the text, total."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
+from maieutic.calculator import evaluate, number, show
 from maieutic.types import Task, Verdict
 
-#: No taskset here has longer numbers, and `int` refuses more than 4,300 digits.
-LONGEST_NUMBER = 40
+#: How far a computed value may be from the answer where problems have decimals (recipe: within 1e-3).
+TOLERANCE = Fraction(1, 1000)
 
-_MARKERS = re.compile(r"#+")
-_NUMBER_NEXT = re.compile(r"\s*\$?([+-]?[0-9.,]+)", re.ASCII)
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]*)?|\.[0-9]+)", re.ASCII)
+#: A program may not have more statements, and no value may have more bits: else squaring again and again never ends.
+MOST_STATEMENTS, MOST_BITS = 20, 256
 
-
-def number(text: str) -> Fraction | None:
-    """The exact value of a plain decimal number, thousands commas allowed; None for anything else.
-
-    >>> number("1,234.50"), number("12,34"), number("3 apples")
-    (Fraction(2469, 2), None, None)
-    """
-    text = text.strip()
-    if len(text) > LONGEST_NUMBER or not _NUMBER.fullmatch(text):
-        return None
-    return Fraction(text.replace(",", "").rstrip(".") or "0")
+_HASHES = re.compile(r"#+")
+_NUMBER_NEXT = re.compile(r"\s*\$?([+-]?[0-9.,]+)")
+_LINE_NEXT = re.compile(r"[^\n]*")
 
 
-def show(value: Fraction) -> str:
-    """A value as text: whole numbers plain, others to 10 significant decimals without trailing zeros.
-
-    >>> show(Fraction(12)), show(Fraction(5, 2)), show(Fraction(1, 3))
-    ('12', '2.5', '0.3333333333')
-    """
-    if value.denominator == 1:
-        return str(value.numerator)
-    text = f"{value.numerator / value.denominator:.10g}"
-    return text
-
-
-def number_after_marker(task: Task, text: str) -> Verdict:
-    """Correct when the number after the only `#` (or `####`) of the text equals the task's answer.
+@dataclass(frozen=True)
+class NumberAfterMarker:
+    """Correct when the number after the only `#` (or `####`) of the text is within `tolerance` of the task's answer.
 
     More than one marker is wrong whatever follows: `# 1 # 2 # 3` names every answer and commits to none. Text after
-    the number is ignored.
+    the number is ignored. A marker is a run of at least `hashes` signs, so that `#1` may occur in the text of GSM8K.
     """
-    markers = list(_islice_markers(text))
-    if not markers:
+
+    tolerance: Fraction = Fraction(0)
+    hashes: int = 1
+
+    def __call__(self, task: Task, text: str) -> Verdict:
+        marker = _only_marker(text, self.hashes)
+        if isinstance(marker, Verdict):
+            return marker
+        found = _NUMBER_NEXT.match(text, marker)
+        value = number(found[1].rstrip(".,")) if found else None
+        if value is None:
+            return Verdict(False, None, "no number after the # marker")
+        return _compare(task, value, self.tolerance)
+
+
+#: Exact equality, for answers that are whole numbers.
+number_after_marker = NumberAfterMarker()
+
+
+@dataclass(frozen=True)
+class AnswerAfterMarker:
+    """As `NumberAfterMarker` where the answer is a number; else the rest of the line must be the answer's words.
+
+    Words are compared without regard to case and to the spaces between them.
+    """
+
+    tolerance: Fraction = Fraction(0)
+
+    def __call__(self, task: Task, text: str) -> Verdict:
+        if number(task.answer or "") is not None:
+            return NumberAfterMarker(self.tolerance)(task, text)
+        marker = _only_marker(text)
+        if isinstance(marker, Verdict):
+            return marker
+        found = _LINE_NEXT.match(text, marker)
+        words = " ".join(found[0].split()) if found else ""
+        if not words:
+            return Verdict(False, None, "nothing after the # marker")
+        gold = " ".join((task.answer or "").split())
+        right = bool(gold) and words.casefold() == gold.casefold()
+        return Verdict(right, words, "" if right else f"expected {gold}")
+
+
+@dataclass(frozen=True)
+class ProgramValue:
+    """Correct when the last value of the program that is the text is within `tolerance` of the task's answer.
+
+    A program is statements separated by `;`, each an expression of the task's numbers `n0 n1 …` (`meta["numbers"]`),
+    results of earlier statements `r0 r1 …` and constants: `n1 * n2 ; n0 - r0`. Values are exact fractions.
+    """
+
+    tolerance: Fraction = TOLERANCE
+
+    def __call__(self, task: Task, text: str) -> Verdict:
+        value = run_program(text, task.meta.get("numbers", ()))
+        if value is None:
+            return Verdict(False, None, "not a program with a value")
+        return _compare(task, value, self.tolerance)
+
+
+def run_program(text: str, numbers: Sequence[str]) -> Fraction | None:
+    """The value of the last statement; None for anything that is not a program of moderate size.
+
+    >>> run_program("n1 * n2 ; n0 - r0", ["20", "3", "4"])  # 20 - 3 * 4
+    Fraction(8, 1)
+    """
+    statements = text.strip().removesuffix(";").split(";", MOST_STATEMENTS)
+    if len(statements) > MOST_STATEMENTS:
+        return None
+    names = _numbered(numbers)
+    value = None
+    for index, statement in enumerate(statements):
+        value = evaluate(statement, names)
+        if value is None or max(value.numerator.bit_length(), value.denominator.bit_length()) > MOST_BITS:
+            return None
+        names[f"r{index}"] = value
+    return value
+
+
+def _numbered(numbers: Sequence[str]) -> dict[str, Fraction]:
+    values = [(f"n{index}", number(text)) for index, text in enumerate(numbers)]
+    return {name: value for name, value in values if value is not None}
+
+
+def _only_marker(text: str, hashes: int = 1) -> int | Verdict:
+    """Where the only marker ends, or the verdict on a text that has none or several."""
+    markers = (run for run in _HASHES.finditer(text) if run.end() - run.start() >= hashes)
+    first = next(markers, None)
+    if first is None:
         return Verdict(False, None, "no # marker")
-    if len(markers) > 1:
+    if next(markers, None) is not None:
         return Verdict(False, None, "more than one # marker")
-    found = _NUMBER_NEXT.match(text, markers[0])
-    value = number(found[1].rstrip(".,")) if found else None
-    if found is None or value is None:
-        return Verdict(False, None, "no number after the # marker")
+    return first.end()
+
+
+def _compare(task: Task, value: Fraction, tolerance: Fraction) -> Verdict:
     gold = number(task.answer or "")
     if gold is None:
         return Verdict(False, show(value), f"the task's own answer {task.answer!r} is not a number")
-    right = value == gold
+    right = abs(value - gold) <= tolerance
     return Verdict(right, show(value), "" if right else f"expected {show(gold)}")
-
-
-def _islice_markers(text: str) -> list[int]:
-    """Where the first two markers end; two are enough to know that there is more than one."""
-    ends = []
-    for marker in _MARKERS.finditer(text):
-        ends.append(marker.end())
-        if len(ends) == 2:
-            break
-    return ends
