@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from maieutic.errors import ConfigError, DataError
-from maieutic.protocols import Chat, Tool
+from maieutic.protocols import Chat, Taskset, Tool
 from maieutic.rollout import Roller, run_async, spans_of
 from maieutic.types import Finish, Group, Rollout, Score, Task
 
@@ -45,7 +45,7 @@ class Sampled:
 
     def __init__(
         self,
-        tasks: Sequence[Task],
+        tasks: Taskset | Sequence[Task],
         roller: Roller,
         *,
         prompts: int,
@@ -102,7 +102,7 @@ class Recorded:
     """Demonstrations as groups of one with reward 1: `batch` tasks a step, each with `meta["solution"]`."""
 
     def __init__(
-        self, tasks: Sequence[Task], chat: Chat, *, batch: int, seed: int | str = 0, tool: Tool | None = None
+        self, tasks: Taskset | Sequence[Task], chat: Chat, *, batch: int, seed: int | str = 0, tool: Tool | None = None
     ) -> None:
         if batch < 1:
             raise ConfigError(f"Recorded: got batch={batch}; expected at least 1")

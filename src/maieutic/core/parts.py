@@ -145,11 +145,11 @@ class Weigh(Part):
 class Update(Part):
     """(learner, batch, algorithm) → metrics: how the weights move on a credited batch.
 
-    `single` says that each row meets exactly one optimiser step, so the old policy is the present one and
-    `old_logprobs` need no forward pass of their own.
+    `steps` is how many optimiser steps one batch makes at most. With one, each row meets the policy that the batch
+    began with, so the old policy is the present one and `old_logprobs` need no forward pass of their own.
     """
 
-    single: bool = False
+    steps: int = 1
 
     def __call__(self, learner: Learner, batch: Batch, algorithm: Algorithm) -> dict[str, float]:
         return self.function(learner, batch, algorithm)
@@ -186,7 +186,7 @@ class Algorithm:
     @property
     def asks(self) -> frozenset[str]:
         """The columns that models must fill before credit is given: a reference, an old policy, a critic."""
-        spared = {"old_logprobs"} - self.credit.needs if self.update.single else set()
+        spared = {"old_logprobs"} - self.credit.needs if self.update.steps == 1 else set()
         return self.needs - FILLED_BY_ALGORITHM - spared
 
 

@@ -25,7 +25,7 @@ def sgd(epochs: int = 1, minibatches: int = 1, seed: int = 0) -> Update:
 
     Rows are shuffled by unit (a unit never splits) with a generator seeded by (seed, updates so far), so a resumed
     run shuffles as an unbroken one. With one epoch and one minibatch the old policy is the present one
-    (`Update.single`). PPO, arXiv 1707.06347, algorithm 1.
+    (`Update.steps`). PPO, arXiv 1707.06347, algorithm 1.
     """
     if epochs < 1 or minibatches < 1:
         raise ValueError(f"sgd: got epochs={epochs}, minibatches={minibatches}; expected at least 1 each")
@@ -40,7 +40,7 @@ def sgd(epochs: int = 1, minibatches: int = 1, seed: int = 0) -> Update:
         return _summary(steps)
 
     label = f"sgd(epochs={epochs}, minibatches={minibatches})" if (epochs, minibatches) != (1, 1) else "sgd()"
-    return Update(label, run, single=(epochs, minibatches) == (1, 1))
+    return Update(label, run, steps=epochs * minibatches)
 
 
 def _split(batch: Batch, parts: int, seed: str) -> Iterator[Tensor]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maieutic.config import Config, StageConfig, TasksConfig
 from maieutic.errors import ConfigError, DataError, UnknownName
 from maieutic.protocols import Policy, Reward, Source, Taskset
-from maieutic.rewards.compose import answer_reward, load_reward, weighted
+from maieutic.rewards.compose import answer_reward, weighted
 from maieutic.rewards.format import think_format
+from maieutic.rewards.lift import FailureBudget, load_reward
 from maieutic.rollout import Roller
 from maieutic.run.durable import sync, sync_tree
 from maieutic.sources import Recorded, Sampled
@@ -126,11 +128,11 @@ def load_model(config: Config, source: str, *, dropout: float = 0.0) -> CausalMo
     )
 
 
-def make_optimiser(stage: StageConfig, steps: int) -> Optimiser:
-    """The optimiser of a stage whose schedule ends after that many steps of the loop."""
+def make_optimiser(stage: StageConfig, optimiser_steps: int) -> Optimiser:
+    """The optimiser of a stage, whose schedule ends after that many optimiser steps."""
     from maieutic.backends.local import Optimiser
 
-    return Optimiser(**stage.optimiser.model_dump(), total_steps=steps)
+    return Optimiser(**stage.optimiser.model_dump(), total_steps=optimiser_steps)
 
 
 def make_stage_algorithm(stage: StageConfig) -> Algorithm:
@@ -142,16 +144,20 @@ def make_stage_algorithm(stage: StageConfig) -> Algorithm:
 
 def make_reward(stage: StageConfig, taskset: Taskset) -> Reward:
     """The weighted sum of the stage's rewards: `answer`, `think_format`, or functions in files."""
-    known = {"answer": lambda: answer_reward(taskset.verifier), "think_format": lambda: think_format()}
+    known: dict[str, Callable[[], Reward]] = {
+        "answer": partial(answer_reward, taskset.verifier),
+        "think_format": think_format,
+    }
     parts: dict[str, Reward] = {}
     for name in stage.rewards:
         if name in known:
             parts[name] = known[name]()
         elif ":" in name:
-            parts[name] = load_reward(name, timeout_seconds=stage.reward_timeout_seconds)
+            budget = FailureBudget(stage.max_reward_failures)
+            parts[name] = load_reward(name, timeout_seconds=stage.reward_timeout_seconds, budget=budget)
         else:
             raise UnknownName("reward", name, [*known, "file.py:function"])
-    return weighted(parts, weights=stage.rewards, max_failures=stage.max_reward_failures)
+    return weighted(parts, weights=stage.rewards)
 
 
 def make_source(

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from maieutic.config import Config, StageConfig
 from maieutic.errors import RunError
 from maieutic.evaluate import Evaluation, evaluate_sync
-from maieutic.protocols import Policy, Scorer
+from maieutic.protocols import Scorer
 from maieutic.run.build import (
     Tasksets,
     load_model,
@@ -154,7 +154,8 @@ class Runner:
         self.watch.stage(stage.name, algorithm.name, done, steps)
         if done < steps:
             policy = self.backend.policy(
-                load_model(self.config, model, dropout=stage.dropout), make_optimiser(stage, steps)
+                load_model(self.config, model, dropout=stage.dropout),
+                make_optimiser(stage, steps * algorithm.update.steps),
             )
             source, sampled = make_source(self.config, stage, algorithm, taskset, policy)
             if newest is not None:
@@ -197,7 +198,7 @@ class Runner:
         for name in spec.names:
             if self.store.evaluation(stage, name) is not None:
                 continue
-            policy: Policy = self.backend.policy(load_model(self.config, model))
+            loaded = load_model(self.config, model)
 
             def progress(done: int, total: int, name: str = name) -> None:
                 if self.stop.is_set():
@@ -208,8 +209,8 @@ class Runner:
                 self.watch.evaluating(stage, name, done, total)
 
             made = evaluate_sync(
-                policy.sampler,
-                policy.chat,
+                self.backend.sampler(loaded),
+                loaded.chat,
                 self.tasksets[name],
                 max_tokens=spec.max_completion_length,
                 samples=spec.samples,
