@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -219,8 +220,18 @@ def test_a_fresh_adapter_starts_at_the_base_and_trains_alone(architecture: str, 
     trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
     assert trained
     assert all(".lora_" in name and ".default." in name for name in trained)
+    torch.rand(1)  # other draws in between change nothing
     again = load_causal(folders / architecture, lora=LoRA(rank=4)).module
     assert all(torch.equal(a, b) for a, b in zip(adapted.parameters(), again.parameters(), strict=True))
+    other = load_causal(folders / architecture, lora=LoRA(rank=4, seed=1)).module
+    assert not all(torch.equal(a, b) for a, b in zip(adapted.parameters(), other.parameters(), strict=True))
+
+
+@needs_peft
+def test_transposed_layers_are_adapted_without_a_warning(folders: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        load_causal(folders / "gpt2", lora=LoRA(rank=4))
 
 
 @needs_peft
@@ -306,6 +317,7 @@ def test_reference_is_where_the_run_started_and_stays_there(start: str, folders:
     }[start]()
     kind = {"all weights": FrozenCopy, "fresh adapter": AdapterOff, "loaded adapter": FrozenAdapter}[start]
     tokens = _tokens(2, 16)
+    next(parameter for parameter in model.module.parameters() if parameter.requires_grad).requires_grad_(False)
     trainable = [name for name, parameter in model.module.named_parameters() if parameter.requires_grad]
     reference = reference_of(model)
     assert isinstance(reference, kind)

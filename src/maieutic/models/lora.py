@@ -88,5 +88,5 @@ def _peft() -> Any:
 
 
 def _has_transposed_layers(module: nn.Module) -> bool:
-    # GPT-2 keeps its weights transposed, in layers of this name; peft wants to be told.
+    # GPT-2 keeps its weights transposed, in layers of this name; peft warns unless it is told.
     return any(type(part).__name__ == "Conv1D" for part in module.modules())
