@@ -239,7 +239,8 @@ class AnswerVerifier:
     """Does the text answer the task? A `Verifier` for tasks whose gold is `task.answer`.
 
     strict       read explicit markers only (see the top of this file); train on this, report both
-    latex        compare what is not a plain number with math-verify, in a process that is killed after `latex_seconds`
+    latex        compare golds that are not numbers with math-verify, in a process that is killed after `latex_seconds`
+                 (a gold that is a number wants a number: "3*14+30" is 72 and yet no answer to "how many?")
     tolerance    absolute difference of numbers that still counts as equal (SVAMP's calculator answers: 1e-3)
 
     `Verdict.answer` is canonical, so votes count "1/2" and "0.50" together. Never raises on model text: what cannot
@@ -262,17 +263,18 @@ class AnswerVerifier:
         gold = task.answer
         if gold is None:
             return Verdict(False, None, "the task has no answer to compare with")
-        content = marked(text, strict=self.strict)
         if parse_number(gold) is not None:
             number = extract_strict(text) if self.strict else extract_flexible(text)
-            if number is not None:
-                return self._verdict(equivalent(number, gold, tolerance=self.tolerance), number, gold)
-        elif content is None and not self.strict:
+            if number is None:
+                return Verdict(False, None, "no number found that answers")
+            return self._verdict(equivalent(number, gold, tolerance=self.tolerance), number, gold)
+        content = marked(text, strict=self.strict)
+        if content is None and not self.strict:
             content = outside_thoughts(text).strip().rpartition("\n")[2]
         if not content or len(content) > LONGEST_ANSWER:
             return Verdict(False, None, "no answer found")
         answer = canonical(content)
-        same = equivalent(content, gold, tolerance=self.tolerance)
+        same = equivalent(content, gold)
         if same or not self.latex:
             return self._verdict(same, answer, gold)
         found = compare(gold, content, timeout_seconds=self.latex_seconds)

@@ -6,6 +6,7 @@ which works on the main thread only and elsewhere makes every answer wrong; they
 
 from __future__ import annotations
 
+import itertools
 import threading
 from enum import Enum
 
@@ -14,6 +15,9 @@ from maieutic.rewards.serve import Target
 from maieutic.rewards.worker import Ended, Worker
 
 _MEMORY_BYTES = 4 * 2**30
+
+#: Braces within braces; the parser takes time exponential in their depth, and no answer needs more.
+_DEEPEST = 16
 
 
 class Equivalence(Enum):
@@ -41,7 +45,7 @@ class LatexComparer:
 
     def __call__(self, gold: str, given: str, *, timeout_seconds: float | None = None) -> Equivalence:
         """Compare; the order matters only for what counts as an answer (math-verify judges `given` against `gold`)."""
-        if max(len(gold), len(given)) > LONGEST_ANSWER:
+        if max(len(gold), len(given)) > LONGEST_ANSWER or max(_depth(gold), _depth(given)) > _DEEPEST:
             return Equivalence.UNPARSABLE
         for _ in range(2):
             outcome = self.worker.call(gold, given, timeout_seconds=timeout_seconds)
@@ -56,6 +60,11 @@ class LatexComparer:
     def close(self) -> None:
         """End the worker process (done at exit by itself)."""
         self.worker.close()
+
+
+def _depth(text: str) -> int:
+    steps = ((character == "{") - (character == "}") for character in text)
+    return max(itertools.accumulate(steps), default=0)
 
 
 _lock = threading.Lock()

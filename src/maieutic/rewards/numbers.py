@@ -52,6 +52,7 @@ _FRACTION = re.compile(r"\\[dtc]?frac\s*+(?:\{\s*+([\d.,]++)\s*+\}|(\d))\s*+(?:\
 _UNIT_POWER = re.compile(
     r"(?<![A-Za-z])(mm|cm|dm|m|km|in|ft|yd|mi|inch|inches|feet|foot|yards?|miles?|met(?:er|re)s?|units?)\s?\^\{?[23]\}?"
 )
+_SCIENTIFIC = re.compile(r"(?<=\d) ?(?:\\times|\\cdot|×) ?10 ?\^ ?(?:\{ ?([+-]?\d{1,3}) ?\}|(\d))(?!\d)")
 _SILENT = re.compile(
     r"\\left(?![a-z])|\\right(?![a-z])|\\displaystyle|\^\s*+\{?\s*+\\circ\s*+\}?|\\circ|\\[()\[\]]|°|\*\*|`"
 )
@@ -78,6 +79,7 @@ def plain(text: str) -> str:
         if not found:
             break
     text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]} ", text)
+    text = _SCIENTIFIC.sub(r"e\1\2", text)
     text = _SILENT.sub("", _UNIT_POWER.sub(r"\1", text))
     text = _SPACE.sub(" ", _GROUP_MARK.sub(",", text))
     return _SLASH.sub("/", text)
