@@ -204,6 +204,8 @@ def test_say_names_everybody_once() -> None:
         ({"demonstrations": "imprefect"}, UnknownName, "did you mean 'imperfect'"),
         ({"difficulty": 7}, ConfigError, "expected one of 1, 2, 3, 4, 5, 6"),
         ({"size": 0}, ConfigError, "at least one task"),
+        ({"size": "many"}, ConfigError, "got size='many'"),
+        ({"slip": "often"}, ConfigError, "got slip='often'"),
         ({"misreading": 1.5}, ConfigError, "misreading=1.5"),
         ({"slip": -0.1}, ConfigError, "slip=-0.1"),
     ],
@@ -211,3 +213,8 @@ def test_say_names_everybody_once() -> None:
 def test_wrong_options(options: dict, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         arithmetic(**options)
+
+
+def test_no_vocabulary_for_a_difficulty_that_does_not_exist() -> None:
+    with pytest.raises(ConfigError, match="expected one of 1, 2, 3, 4, 5, 6"):
+        arithmetic_vocabulary(0)

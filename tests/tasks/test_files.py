@@ -165,10 +165,12 @@ def test_missing_paths_name_the_nearest(tmp_path: Path) -> None:
         file(tmp_path)
 
 
-def test_line_separators_inside_json_strings_do_not_break_lines(tmp_path: Path) -> None:
+def test_unicode_line_separators_inside_text_do_not_break_rows(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"prompt": "a\u2028b", "answer": 1}\r\n', encoding="utf-8")
     assert file(path)[0].prompt[0].content == "a\u2028b"
+    (tmp_path / "a.csv").write_text("prompt,answer\na\u2028b,1\n", encoding="utf-8")
+    assert file(tmp_path / "a.csv")[0].prompt[0].content == "a\u2028b"
 
 
 @pytest.mark.skipif(has_datasets, reason="the package datasets is installed, so its absence cannot be seen")

@@ -242,6 +242,7 @@ class Maker:
 
 def arithmetic(
     split: str = "train",
+    *,
     size: int | None = None,
     difficulty: int = 2,
     seed: int = 0,
@@ -263,23 +264,31 @@ def arithmetic(
         raise UnknownName("split of arithmetic", split, SPLITS)
     if demonstrations not in DEMONSTRATIONS:
         raise UnknownName("demonstrations of arithmetic", demonstrations, DEMONSTRATIONS)
-    if difficulty not in LEVELS:
-        raise ConfigError(f"got difficulty={difficulty!r}; expected one of {', '.join(map(str, LEVELS))}")
+    _level(difficulty)
     size = SIZES[split] if size is None else size
-    if size < 1:
-        raise ConfigError(f"got size={size}; expected at least one task")
+    if not isinstance(size, int) or size < 1:
+        raise ConfigError(f"got size={size!r}; expected a whole number, at least one task")
     for label, value in (("misreading", misreading), ("slip", slip)):
-        if not 0 <= value <= 1:
-            raise ConfigError(f"got {label}={value}; expected a probability, 0 to 1")
+        if not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise ConfigError(f"got {label}={value!r}; expected a probability, 0 to 1")
     if demonstrations == "perfect":
         misreading = slip = 0.0
     maker = Maker(split, difficulty, seed, misreading, slip)
     return Tasks(maker.name, Lazy(size, maker), verifier or number_after_marker, tool)
 
 
+def _level(difficulty: int) -> Level:
+    if difficulty not in LEVELS:
+        raise ConfigError(f"got difficulty={difficulty!r}; expected one of {', '.join(map(str, LEVELS))}")
+    return LEVELS[difficulty]
+
+
 def arithmetic_vocabulary(difficulty: int = 2) -> list[str]:
-    """Every word that prompts and solutions of this difficulty can contain, sorted: a whole tokenizer."""
-    level = LEVELS[difficulty]
+    """Every word that prompts and solutions of this difficulty can contain, sorted: a whole tokenizer.
+
+    Raises ConfigError for a difficulty that does not exist.
+    """
+    level = _level(difficulty)
     sentences = [START, QUESTION, *(KINDS[kind].sentence for kind in level.weights)]
     fixed = {word for sentence in sentences for word in sentence.split() if not word.startswith("{")}
     numbers = {str(n) for n in range(level.limit + 1)}

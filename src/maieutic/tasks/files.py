@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -46,6 +47,7 @@ Row = tuple[str, Mapping[str, Any]]
 
 def file(
     path: str | Path,
+    *,
     columns: Mapping[str, str] | None = None,
     gold_after: str | None = None,
     system: str | None = None,
@@ -144,7 +146,7 @@ def _object(row: Any, where: str) -> Mapping[str, Any]:
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
-    lines = csv.DictReader(read_text(path).splitlines(keepends=True), strict=True)
+    lines = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         for row in lines:
             where = f"{path}:{lines.line_num}"

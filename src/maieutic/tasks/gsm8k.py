@@ -27,6 +27,7 @@ _ANNOTATION = re.compile(r"<<([^<>]*)>>")
 def gsm8k(
     split: str = "train",
     path: str | Path | None = None,
+    *,
     calculator: bool = False,
     system: str | None = None,
     verifier: Verifier | None = None,

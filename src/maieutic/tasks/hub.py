@@ -15,6 +15,7 @@ from maieutic.tasks.verify import AnswerAfterMarker
 def hub(
     id: str,
     split: str = "train",
+    *,
     config: str | None = None,
     revision: str | None = None,
     columns: Mapping[str, str] | None = None,

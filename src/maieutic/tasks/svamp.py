@@ -18,6 +18,7 @@ chal-680, contradicts its equation and is kept as published.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -58,6 +59,7 @@ class WordProblem:
 def svamp(
     path: str | Path,
     split: str = "test",
+    *,
     mask_numbers: bool = False,
     calculator: bool = False,
     normalised: bool = False,
@@ -72,13 +74,15 @@ def svamp(
     """
     if split != "test":
         raise UnknownName("split of svamp", split, ["test"])
-    problems = read_svamp(Path(path))
-    return _tasks("svamp/test", problems, mask_numbers, calculator, normalised, system, verifier, tool)
+    problems = tuple(read_svamp(Path(path)))
+    maker = _Maker("svamp/test", problems, mask_numbers=mask_numbers, normalised=normalised, system=system)
+    return _tasks(maker, calculator=calculator, verifier=verifier, tool=tool)
 
 
 def mawps_asdiv(
     path: str | Path,
     split: str = "train",
+    *,
     seed: int = 0,
     fractions: Mapping[str, float] = FRACTIONS,
     distinct: bool = True,
@@ -112,7 +116,8 @@ def mawps_asdiv(
     if not chosen:
         raise ConfigError(f"mawps_asdiv: no question falls into split {split!r}; give it a larger fraction")
     name = f"mawps_asdiv/{split}/{seed}"
-    return _tasks(name, chosen, mask_numbers, calculator, normalised, system, verifier, tool)
+    maker = _Maker(name, tuple(chosen), mask_numbers=mask_numbers, normalised=normalised, system=system)
+    return _tasks(maker, calculator=calculator, verifier=verifier, tool=tool)
 
 
 def split_of(question: str, seed: int, fractions: Mapping[str, float]) -> str:
@@ -145,14 +150,14 @@ def _svamp_row(row: Any, where: str) -> WordProblem:
     missing = [column for column in columns if not isinstance(row, dict) or column not in row]
     if missing:
         raise DataError(f"{where}: no {', '.join(missing)}; expected the columns of SVAMP: {', '.join(columns)}")
-    body = row["Body"].strip()
+    body = str(row["Body"]).strip()
     body += "" if body.endswith((".", "?", "!", ",", ";", ":")) else "."
-    template, numbers = template_of(f"{body} {row['Question'].strip()}")
+    template, numbers = template_of(f"{body} {str(row['Question']).strip()}")
     answer = number(str(row["Answer"]))
     if answer is None:
         raise DataError(f"{where}: got Answer {row['Answer']!r}; expected a number")
-    tree = placed(read_infix(row["Equation"]), numbers)
-    return WordProblem(row["ID"], template, numbers, tree, show(answer), row.get("Type", ""))
+    tree = placed(read_infix(str(row["Equation"])), numbers)
+    return WordProblem(str(row["ID"]), template, numbers, tree, show(answer), row.get("Type", ""))
 
 
 def read_mawps_asdiv(path: Path) -> tuple[list[WordProblem], int]:
@@ -162,7 +167,7 @@ def read_mawps_asdiv(path: Path) -> tuple[list[WordProblem], int]:
     task's answer is the equation's value.
     """
     path = existing(path / "mawps_asdiv_train.csv" if path.is_dir() else path)
-    rows = csv.DictReader(read_text(path).splitlines())
+    rows = csv.DictReader(io.StringIO(read_text(path), newline=""))
     columns = ("Question", "Numbers", "Equation", "Answer")
     missing = [column for column in columns if column not in (rows.fieldnames or ())]
     if missing:
@@ -209,21 +214,12 @@ class _Maker:
         return Task(f"{self.name}/{problem.id}", (*opening, Message("user", text)), problem.answer, meta)
 
 
-def _tasks(
-    name: str,
-    problems: Sequence[WordProblem],
-    mask_numbers: bool,
-    calculator: bool,
-    normalised: bool,
-    system: str | None,
-    verifier: Verifier | None,
-    tool: Tool | None,
-) -> Tasks:
-    if mask_numbers and calculator:
+def _tasks(maker: _Maker, *, calculator: bool, verifier: Verifier | None, tool: Tool | None) -> Tasks:
+    if maker.mask_numbers and calculator:
         raise ConfigError(
             "got mask_numbers=True and calculator=True; a calculator cannot know masked numbers, and with masked "
             "numbers the verifier computes anyway: leave one of them out"
         )
-    own: Verifier = ProgramValue() if mask_numbers else NumberAfterMarker(TOLERANCE)
-    maker = _Maker(name, tuple(problems), mask_numbers, normalised, system)
-    return Tasks(name, Lazy(len(problems), maker), verifier or own, tool or (Calculator() if calculator else None))
+    own: Verifier = ProgramValue() if maker.mask_numbers else NumberAfterMarker(TOLERANCE)
+    items = Lazy(len(maker.problems), maker)
+    return Tasks(maker.name, items, verifier or own, tool or (Calculator() if calculator else None))
