@@ -1,0 +1,72 @@
+"""The local backend: one process, on a CPU or one GPU. Sampler and learner share the weights.
+
+backend = LocalBackend(device="cpu", threads=1)
+policy = backend.policy(load_causal("models/tiny"), Optimiser(learning_rate=5e-4))
+reference = backend.frozen(load_causal("models/tiny"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from maieutic.backends.local.check import decoder_for, why_not
+from maieutic.backends.local.learner import LocalLearner
+from maieutic.backends.local.optimiser import Optimiser
+from maieutic.backends.local.sampler import LocalSampler
+from maieutic.backends.local.scorer import LocalScorer
+from maieutic.models.causal import CausalModel
+from maieutic.protocols import Policy
+
+__all__ = ["LocalBackend", "LocalLearner", "LocalSampler", "LocalScorer", "Optimiser", "why_not"]
+
+
+class LocalBackend:
+    """Everything in this process.
+
+    device              "cpu" or "cuda"; models are moved there.
+    threads             CPU threads of torch, for the whole process (None: leave as it is).
+    max_rows            completions written together at most.
+    micro_batch_tokens  tokens in one forward and backward pass at most.
+    cache_bytes         bound on the sampler's key-value store.
+    """
+
+    def __init__(
+        self,
+        device: str = "cpu",
+        threads: int | None = None,
+        max_rows: int = 512,
+        micro_batch_tokens: int = 16384,
+        cache_bytes: int = 4 << 30,
+    ) -> None:
+        self.device = torch.device(device)
+        self.max_rows = max_rows
+        self.micro_batch_tokens = micro_batch_tokens
+        self.cache_bytes = cache_bytes
+        if threads is not None:
+            torch.set_num_threads(threads)
+
+    def policy(self, model: CausalModel, optimiser: Optimiser, *, value_head: nn.Module | None = None) -> Policy:
+        """A learner and a sampler on one set of weights: an update is there for the sampler at once."""
+        model.module.to(self.device)
+        learner = LocalLearner(model, optimiser, micro_batch_tokens=self.micro_batch_tokens, value_head=value_head)
+        return Policy(learner, self._sampler(model, lambda: learner.version), model.chat)
+
+    def sampler(self, model: CausalModel) -> LocalSampler:
+        """A sampler of a model that is not trained (evaluation, a teacher's demonstrations)."""
+        model.module.to(self.device)
+        return self._sampler(model, lambda: 0)
+
+    def frozen(self, model: CausalModel) -> LocalScorer:
+        """A scorer of a model that is not trained: reference, teacher, student."""
+        model.module.to(self.device)
+        return LocalScorer(model, micro_batch_tokens=self.micro_batch_tokens)
+
+    def _sampler(self, model: CausalModel, version: Callable[[], int]) -> LocalSampler:
+        model.module.eval()
+        decoder = decoder_for(model.module)
+        return LocalSampler(
+            model.module, decoder, version=version, max_rows=self.max_rows, cache_bytes=self.cache_bytes
+        )

@@ -1,0 +1,100 @@
+"""The key-value store of the sampler: one slot a live row, preallocated, outside the module.
+
+It starts as zeros, because attention multiplies a masked column by 0, which would keep a stray NaN.
+
+    `S` slots · `L` columns (a token's column is its position) · `K` key-value heads · `D` size of a head
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from maieutic.backends.local.attention import PackedLayout
+
+
+class Store:
+    """Keys and values `[S, L, K, D]` a layer. Layers are allocated when they are first written to."""
+
+    def __init__(self) -> None:
+        self.slots = 0
+        self.columns = 0
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def reserve(self, slots: int, columns: int) -> None:
+        """Make room for so many slots and columns, keeping what is stored."""
+        if slots <= self.slots and columns <= self.columns:
+            return
+        kept_slots, kept_columns = self.slots, self.columns
+        self.slots, self.columns = max(slots, self.slots), max(columns, self.columns)
+        for layer, pair in self.layers.items():
+            grown = tuple(t.new_zeros(self.slots, self.columns, *t.shape[2:]) for t in pair)
+            for new, old in zip(grown, pair, strict=True):
+                new[:kept_slots, :kept_columns] = old
+            self.layers[layer] = (grown[0], grown[1])
+
+    def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The two tensors of a layer, shaped for heads like those of `key` and `value` `[.., K, D]`."""
+        if index not in self.layers:
+            made = (t.new_zeros(self.slots, self.columns, *t.shape[-2:]) for t in (key, value))
+            self.layers[index] = (next(made), next(made))
+        return self.layers[index]
+
+    def move(self, sources: Tensor, targets: Tensor, columns: int) -> None:
+        """Copy the first `columns` of slots `sources` to slots `targets`."""
+        for pair in self.layers.values():
+            for kept in pair:
+                kept[targets, :columns] = kept[sources, :columns]
+
+    def bytes_per_slot(self, columns: int) -> int:
+        """What one slot of so many columns takes, over the layers seen so far."""
+        return sum(t.shape[2] * t.shape[3] * t.element_size() * columns for p in self.layers.values() for t in p)
+
+
+@dataclass(frozen=True)
+class PrefillLayout:
+    """Prompts attend to themselves; their keys and values go to the slots of their siblings.
+
+    `slots[i]` are the slots that take the rows `rows[i]` of the block `i`.
+    """
+
+    store: Store
+    packed: PackedLayout
+    rows: tuple[Tensor, ...]
+    slots: tuple[Tensor, ...]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """See `attention.Layout`."""
+        kept = self.store.layer(layer, key, value)
+        for block, rows, slots in zip(self.packed.blocks, self.rows, self.slots, strict=True):
+            for store, new in zip(kept, (key, value), strict=True):
+                store[slots, : block.width] = block.pad(new).transpose(1, 2)[rows]
+        return self.packed.attend(layer, query, key, value, scaling)
+
+
+@dataclass(frozen=True)
+class DecodeLayout:
+    """One new token in each of the first `R` slots: it is written at its position and attends up to it.
+
+    `places [R]` index the new columns in the store seen as `[S * L]`; `mask [R, 1, 1, l]` covers the live columns.
+    """
+
+    store: Store
+    places: Tensor
+    mask: Tensor = field(repr=False)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """See `attention.Layout`."""
+        rows, live = self.mask.shape[0], self.mask.shape[3]
+        seen = []
+        for store, new in zip(self.store.layer(layer, key, value), (key, value), strict=True):
+            store.view(-1, *store.shape[2:]).index_copy_(0, self.places, new)
+            seen.append(store[:rows, :live].transpose(1, 2))
+        # The query heads that share a key-value head are presented as its queries: nothing is repeated.
+        shared = query.reshape(rows, key.shape[1], -1, query.shape[2])
+        out = torch.nn.functional.scaled_dot_product_attention(
+            shared, seen[0], seen[1], attn_mask=self.mask, scale=scaling
+        )
+        return out.reshape(rows, query.shape[1], -1)

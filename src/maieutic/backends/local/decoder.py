@@ -1,0 +1,196 @@
+"""What the sampler asks of a model: logits of the next token for rows that live in numbered slots.
+
+`SlotDecoder` is the fast one (plugged attention, its own key-value store). `OrdinaryDecoder` serves every other
+architecture with the module's own forward and cache, one prompt's siblings at a time: they are always equally long, so
+nothing is padded and nothing needs to be known about the architecture.
+
+    `N` prompts · `R` rows · `V` vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from maieutic.backends.local.attention import PackedLayout
+from maieutic.backends.local.cache import DecodeLayout, PrefillLayout, Store
+from maieutic.backends.local.packing import Piece, lay_out
+from maieutic.backends.local.trunk import Trunk
+
+Ints = NDArray[np.int64]
+
+COLUMN_STEP = 64
+"""Columns are reserved in steps, so that slightly longer prompts do not move the whole store."""
+
+
+class Decoder(Protocol):
+    """Rows in slots `0, 1, …`; a slot is free again when a new row is admitted to it."""
+
+    def admit(self, prompts: Sequence[Sequence[int]], slots: Sequence[Sequence[int]], columns: int) -> Tensor:
+        """Run prompts into the slots of their siblings; logits after each prompt, `[N, V]`.
+
+        `columns` is the longest that any live row may become.
+        """
+        ...
+
+    def decode(self, tokens: Ints, positions: Ints, alive: NDArray[np.bool_]) -> Tensor:
+        """Feed one token to each of the slots `0 … R - 1`; logits `[R, V]`, of which those not alive mean nothing."""
+        ...
+
+    def move(self, sources: Ints, targets: Ints, columns: int) -> None:
+        """Let slots `targets` go on where `sources` are; `columns` bounds the positions in use."""
+        ...
+
+    def rows_within(self, size: int, columns: int) -> int:
+        """How many rows of so many columns fit in `size` bytes (at least one)."""
+        ...
+
+    def clear(self) -> None:
+        """Forget every row and give their memory back."""
+        ...
+
+
+class SlotDecoder:
+    """Decoding through plugged attention."""
+
+    def __init__(self, trunk: Trunk, device: torch.device) -> None:
+        self.trunk = trunk
+        self.device = device
+        self.store = Store()
+
+    def admit(self, prompts: Sequence[Sequence[int]], slots: Sequence[Sequence[int]], columns: int) -> Tensor:
+        """See `Decoder`."""
+        highest = max(max(own) for own in slots) + 1
+        self.store.reserve(highest, -(-columns // COLUMN_STEP) * COLUMN_STEP)
+        pieces = [Piece(np.asarray(p, dtype=np.int64), 0, i) for i, p in enumerate(prompts)]
+        packed, starts, _ = lay_out(pieces, [])
+        flat = np.empty(sum(len(p.tokens) for p in pieces), np.int64)
+        positions = np.empty_like(flat)
+        for piece, start in zip(pieces, starts, strict=True):
+            flat[start : start + len(piece.tokens)] = piece.tokens
+            positions[start : start + len(piece.tokens)] = np.arange(len(piece.tokens))
+        layout = self._prefill(packed.to(self.device), starts, slots)
+        hidden = self.trunk.hidden(self._put(flat), self._put(positions), layout)
+        ends = starts + np.array([len(p.tokens) for p in pieces]) - 1
+        return self.trunk.logits(hidden[self._put(ends)])
+
+    def _prefill(self, packed: PackedLayout, starts: Ints, slots: Sequence[Sequence[int]]) -> PrefillLayout:
+        order = np.argsort(starts)
+        rows, targets, at = [], [], 0
+        for block in packed.blocks:
+            members = order[at : at + block.rows]
+            at += block.rows
+            rows.append(self._put(np.repeat(np.arange(block.rows), [len(slots[i]) for i in members])))
+            targets.append(self._put(np.concatenate([np.asarray(slots[i], np.int64) for i in members])))
+        return PrefillLayout(self.store, packed, tuple(rows), tuple(targets))
+
+    def decode(self, tokens: Ints, positions: Ints, alive: NDArray[np.bool_]) -> Tensor:
+        """See `Decoder`."""
+        live = int(positions[alive].max()) + 1
+        at = self._put(np.minimum(positions, live - 1))
+        places = torch.arange(len(tokens), device=self.device) * self.store.columns + at
+        mask = (torch.arange(live, device=self.device)[None, :] <= at[:, None])[:, None, None, :]
+        hidden = self.trunk.hidden(self._put(tokens), at, DecodeLayout(self.store, places, mask))
+        return self.trunk.logits(hidden)
+
+    def move(self, sources: Ints, targets: Ints, columns: int) -> None:
+        """See `Decoder`."""
+        self.store.move(self._put(sources), self._put(targets), columns)
+
+    def rows_within(self, size: int, columns: int) -> int:
+        """See `Decoder`."""
+        if not self.store.layers:  # what a column takes is seen by running a token
+            self.admit([[0]], [[0]], 1)
+        return max(1, size // max(1, self.store.bytes_per_slot(columns)))
+
+    def clear(self) -> None:
+        """See `Decoder`."""
+        self.store = Store()
+
+    def _put(self, array: Ints) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(self.device)
+
+
+class _Siblings:
+    """The rows of one prompt: their slots (-1 once moved out) and the module's own cache of all of them."""
+
+    def __init__(self, slots: Sequence[int], cache: Any) -> None:
+        self.slots = np.array(slots)
+        self.cache = cache
+
+
+class OrdinaryDecoder:
+    """Decoding through the module's own forward and cache. Slow, and right for every architecture."""
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        self.module = module
+        self.device = device
+        self.families: list[_Siblings] = []
+
+    def admit(self, prompts: Sequence[Sequence[int]], slots: Sequence[Sequence[int]], columns: int) -> Tensor:  # noqa: ARG002
+        """See `Decoder`."""
+        taken = np.concatenate([np.asarray(own) for own in slots])
+        self._vacate(taken)
+        after = []
+        for prompt, own in zip(prompts, slots, strict=True):
+            # Every sibling runs the prompt: repeating a cache is not possible for every kind of cache.
+            tokens = torch.tensor([list(prompt)], device=self.device).expand(len(own), -1)
+            out = self.module(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=True)
+            self.families.append(_Siblings(own, out.past_key_values))
+            after.append(out.logits[0, -1])
+        return torch.stack(after)
+
+    def decode(self, tokens: Ints, positions: Ints, alive: NDArray[np.bool_]) -> Tensor:
+        """See `Decoder`."""
+        self._keep(np.flatnonzero(alive))
+        logits: Tensor | None = None
+        for family in self.families:
+            kept = family.slots >= 0
+            fed = torch.from_numpy(np.where(kept, tokens[np.maximum(family.slots, 0)], 0)).to(self.device)
+            at = int(positions[family.slots[kept][0]])
+            out = self.module(
+                input_ids=fed[:, None],
+                attention_mask=fed.new_ones(len(fed), at + 1),
+                position_ids=torch.full_like(fed, at)[:, None],
+                past_key_values=family.cache,
+                use_cache=True,
+            )
+            family.cache = out.past_key_values
+            if logits is None:
+                logits = out.logits.new_zeros(len(tokens), out.logits.shape[-1])
+            logits[torch.from_numpy(family.slots[kept])] = out.logits[torch.from_numpy(kept), -1]
+        assert logits is not None, "decode is called while rows are alive"
+        return logits
+
+    def move(self, sources: Ints, targets: Ints, columns: int) -> None:  # noqa: ARG002
+        """See `Decoder`."""
+        self._vacate(targets)
+        renamed = dict(zip(sources.tolist(), targets.tolist(), strict=True))
+        for family in self.families:
+            family.slots = np.array([renamed.get(slot, slot) for slot in family.slots.tolist()])
+
+    def rows_within(self, size: int, columns: int) -> int:  # noqa: ARG002
+        """Not known for an arbitrary cache: as many as the sampler wants."""
+        return size
+
+    def clear(self) -> None:
+        """See `Decoder`."""
+        self.families = []
+
+    def _vacate(self, slots: Ints) -> None:
+        for family in self.families:
+            family.slots[np.isin(family.slots, slots)] = -1
+        self._drop_empty()
+
+    def _keep(self, slots: Ints) -> None:
+        for family in self.families:
+            family.slots[~np.isin(family.slots, slots)] = -1
+        self._drop_empty()
+
+    def _drop_empty(self) -> None:
+        self.families = [family for family in self.families if (family.slots >= 0).any()]

@@ -1,0 +1,147 @@
+"""From a batch to what the model says of it: log-probs, entropies and values of the chosen tokens.
+
+`PackedForward` computes without padding through plugged attention; `PaddedForward` is the module's ordinary forward,
+for architectures that the plug cannot serve. Both send only predictions of chosen tokens to the softmax.
+
+    `B` rows, `T` columns · `M` predictions · `E` width of a hidden state · `V` vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from maieutic.backends.local.packing import pack_tokens, split, split_padded
+from maieutic.backends.local.trunk import Trunk, bare
+from maieutic.models.causal import selected_logprobs, selected_logprobs_and_entropy
+from maieutic.types import Batch, Outputs
+
+CHUNK = 1 << 24
+"""Logits held at once (float32: 64 MB). More are made chunk by chunk, and again in the backward pass."""
+
+
+class Entropy(Enum):
+    """Whether entropies are computed, and whether gradient flows through them."""
+
+    NONE = 0
+    DETACHED = 1
+    GRADIENT = 2
+
+
+class Forward(Protocol):
+    """A way of running a module over a batch."""
+
+    def split(self, batch: Batch, budget: int) -> list[Tensor]:
+        """Row numbers of micro-batches that run `budget` tokens at once; see `packing.split`."""
+        ...
+
+    def outputs(self, batch: Batch, entropy: Entropy, value_head: nn.Module | None = None) -> Outputs:
+        """What the model says of the chosen tokens, `[B, T]`, 0 elsewhere."""
+        ...
+
+
+class PackedForward:
+    """Without padding, every prompt once. See `packing`."""
+
+    def __init__(self, trunk: Trunk) -> None:
+        self.trunk = trunk
+
+    def split(self, batch: Batch, budget: int) -> list[Tensor]:
+        """See `Forward`."""
+        return split(batch, budget)
+
+    def outputs(self, batch: Batch, entropy: Entropy, value_head: nn.Module | None = None) -> Outputs:
+        """See `Forward`."""
+        packed = pack_tokens(batch.tokens, batch.mask)
+        if packed is None:
+            return _nothing(batch, entropy, value_head)
+        hidden = self.trunk.hidden(packed.tokens, packed.positions, packed.layout)
+        states = hidden.index_select(0, packed.sources)
+        scored = _score(self.trunk.logits, states, packed.targets, batch.temperature, entropy)
+        values = None if value_head is None else value_head(states).reshape(-1)
+        return _scatter(batch, packed.rows, packed.columns, scored, values)
+
+
+class PaddedForward:
+    """The module's own forward over right-padded rows."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        base: Any = bare(module)
+        self.vocabulary = base.get_input_embeddings().weight.shape[0]
+
+    def split(self, batch: Batch, budget: int) -> list[Tensor]:
+        """See `Forward`. Here the module makes logits of all tokens, so a large vocabulary lowers the budget."""
+        return split_padded(batch, min(budget, max(512, 8 * CHUNK // self.vocabulary)))
+
+    def outputs(self, batch: Batch, entropy: Entropy, value_head: nn.Module | None = None) -> Outputs:
+        """See `Forward`."""
+        if not batch.mask.any():
+            return _nothing(batch, entropy, value_head)
+        width = int(batch.lengths.max())
+        tokens = batch.tokens[:, :width]
+        out = self.module(
+            input_ids=tokens,
+            # Padding comes last, so no token that counts can see it; a mask that hid it would leave padded queries
+            # of a sliding window with nothing to see, and their NaN would reach the gradient.
+            attention_mask=torch.ones_like(tokens),
+            use_cache=False,
+            output_hidden_states=value_head is not None,
+        )
+        rows, columns = torch.nonzero(batch.mask, as_tuple=True)
+        logits = out.logits[rows, columns - 1]
+        scored = _score(lambda x: x, logits, batch.tokens[rows, columns], batch.temperature, entropy)
+        values = None if value_head is None else value_head(out.hidden_states[-1][rows, columns - 1]).reshape(-1)
+        return _scatter(batch, rows, columns, scored, values)
+
+
+def _score(
+    head: Callable[[Tensor], Tensor], states: Tensor, targets: Tensor, temperature: float, entropy: Entropy
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probs `[M]` and entropies `[M]` of predictions from states `[M, E]`, in chunks of bounded memory."""
+    at = temperature if temperature > 0 else 1.0  # greedy samples carry log-probs at temperature 1
+
+    def chunk(some: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        logits = head(some)
+        if entropy is Entropy.NONE:
+            return selected_logprobs(logits, tokens, at), None
+        if entropy is Entropy.GRADIENT:
+            return selected_logprobs_and_entropy(logits, tokens, at)
+        with torch.no_grad():
+            spread = selected_logprobs_and_entropy(logits, tokens, at)[1]
+        return selected_logprobs(logits, tokens, at), spread
+
+    with torch.no_grad():
+        vocabulary = head(states[:1]).shape[-1]
+    size = max(1, CHUNK // vocabulary)
+    if len(states) <= size:
+        return chunk(states, targets)
+    pieces = [
+        checkpoint(chunk, some, tokens, use_reentrant=False) if torch.is_grad_enabled() else chunk(some, tokens)
+        for some, tokens in zip(states.split(size), targets.split(size), strict=True)
+    ]
+    entropies = [spread for _, spread in pieces if spread is not None]
+    return torch.cat([logprobs for logprobs, _ in pieces]), torch.cat(entropies) if entropies else None
+
+
+def _scatter(
+    batch: Batch, rows: Tensor, columns: Tensor, scored: tuple[Tensor, Tensor | None], values: Tensor | None
+) -> Outputs:
+    def place(flat: Tensor | None) -> Tensor | None:
+        if flat is None:
+            return None
+        return flat.new_zeros(batch.mask.shape).index_put((rows, columns), flat)
+
+    logprobs = place(scored[0])
+    assert logprobs is not None, "there is at least one prediction"
+    return Outputs(logprobs, place(scored[1]), place(values))
+
+
+def _nothing(batch: Batch, entropy: Entropy, value_head: nn.Module | None) -> Outputs:
+    zero = torch.zeros(batch.mask.shape, device=batch.tokens.device)
+    return Outputs(zero, None if entropy is Entropy.NONE else zero, None if value_head is None else zero)

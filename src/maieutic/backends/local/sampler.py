@@ -1,0 +1,202 @@
+"""The sampler: concurrent calls are decoded together, and rows that finish make room for those that wait.
+
+The token at a position depends on (key, sibling, position in the completion) and on the distribution there, through
+`uniform`; positions count every token of the completion, inserted ones too. Which rows share a batch changes logits by
+rounding only (about 1e-7), so it can change a token only where its uniform number falls that close to a boundary.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from maieutic.backends.local.decoder import Decoder
+from maieutic.backends.local.rows import Request, Rows, draw
+from maieutic.backends.local.trunk import bare
+from maieutic.backends.local.uniform import uniforms
+from maieutic.errors import ConfigError, ModelError, NumericalError
+from maieutic.protocols import Completion, Sampling
+
+COMPACT_BELOW = 0.7
+"""Rows are moved together when fewer than this share of them is alive: moving copies their keys and values."""
+
+
+class LocalSampler:
+    """Samples from a module in this process.
+
+    module      read for its limits; `decoder` runs it.
+    version     says how often the policy has been updated; stamped on each completion.
+    max_rows    rows decoded together at most; further ones wait.
+    cache_bytes bound on the key-value store; it lowers the number of rows when they are long.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        decoder: Decoder,
+        *,
+        version: Callable[[], int] = lambda: 0,
+        max_rows: int = 512,
+        cache_bytes: int = 4 << 30,
+    ) -> None:
+        if max_rows < 1:
+            raise ConfigError(f"got max_rows={max_rows}; expected at least 1")
+        base: Any = bare(module)
+        self.limit: int | None = getattr(base.config, "max_position_embeddings", None)
+        self.decoder = decoder
+        self.version = version
+        self.max_rows = max_rows
+        self.cache_bytes = cache_bytes
+        self.rows = Rows(base.get_input_embeddings().weight.shape[0])
+        self.waiting: deque[Request] = deque()
+        self.driver: asyncio.Task[None] | None = None
+        self.columns = 0
+
+    async def sample(self, prompt_tokens: Sequence[int], params: Sampling, n: int) -> list[Completion]:
+        """`n` completions of a prompt; see `maieutic.protocols.Sampler`.
+
+        Raises `ModelError` for a prompt that is empty, has unknown tokens, or leaves no room for `max_tokens`;
+        `ConfigError` for impossible parameters. An error of `params.interject` is raised here too.
+        """
+        prompt = tuple(int(token) for token in prompt_tokens)
+        self._check(prompt, params, n)
+        loop = asyncio.get_running_loop()
+        request = Request(prompt, params, loop.create_future(), [None] * n)
+        self.waiting.append(request)
+        if self.driver is None or self.driver.done():
+            self.driver = loop.create_task(self._drive(), name="maieutic-sampler")
+        return await request.future
+
+    def _check(self, prompt: tuple[int, ...], params: Sampling, n: int) -> None:
+        if n < 1 or params.max_tokens < 1:
+            raise ConfigError(f"got n={n} completions of max_tokens={params.max_tokens}; expected at least 1 of each")
+        if not 0 <= params.temperature < float("inf"):
+            raise ConfigError(f"got temperature={params.temperature}; expected 0 (greedy) or more, finite")
+        if not prompt:
+            raise ModelError("got an empty prompt; expected at least one token (a BOS token will do)")
+        if min(prompt) < 0 or max(prompt) >= self.rows.vocabulary:
+            raise ModelError(
+                f"got prompt tokens from {min(prompt)} to {max(prompt)}; expected 0 to {self.rows.vocabulary - 1}: "
+                "the tokenizer is not this model's"
+            )
+        if self.limit is not None and len(prompt) + params.max_tokens > self.limit:
+            raise ModelError(
+                f"got a prompt of {len(prompt)} tokens and max_tokens={params.max_tokens}, together "
+                f"{len(prompt) + params.max_tokens}; the model has {self.limit} positions. Lower max_tokens to "
+                f"{max(0, self.limit - len(prompt))}, shorten the prompt, or use a model with a longer context"
+            )
+
+    async def _drive(self) -> None:
+        """Admit, decode, finish, until nobody waits. Between steps other tasks run (rewards of finished groups)."""
+        try:
+            await asyncio.sleep(0)  # callers started together are admitted together
+            while self.waiting or self.rows.alive.any():
+                self.rows.drop_abandoned()
+                self._admit()
+                self._compact()
+                if self.rows.alive.any():
+                    self._decode()
+                await asyncio.sleep(0)
+        except Exception as error:  # noqa: BLE001 - whatever happened, every caller must hear of it
+            self._abandon(error)
+        except asyncio.CancelledError:
+            self._abandon(asyncio.CancelledError())
+            raise
+
+    def _abandon(self, error: BaseException) -> None:
+        for request in {*self.rows.requests.values(), *self.waiting}:
+            if isinstance(error, asyncio.CancelledError):
+                request.future.cancel()
+            else:
+                request.fail(error)
+        self.waiting.clear()
+        self.rows.clear()
+        self.decoder.clear()
+
+    @torch.inference_mode()
+    def _admit(self) -> None:
+        """Run waiting prompts into free slots: first come, first served, all siblings of a request together."""
+        while self.waiting and self.waiting[0].future.done():
+            self.waiting.popleft()
+        alive = int(self.rows.alive.sum())
+        if not alive:
+            self.columns = 0
+        admitted: list[tuple[Request, list[int]]] = []
+        free: list[int] | None = None
+        while self.waiting:
+            request = self.waiting[0]
+            if request.future.done():
+                self.waiting.popleft()
+                continue
+            columns = max(self.columns, len(request.prompt) + request.params.max_tokens)
+            room = min(self.max_rows, self.decoder.rows_within(self.cache_bytes, columns))
+            taken = alive + sum(len(slots) for _, slots in admitted)
+            wanted = min(request.pending, room)
+            # A prefill for every row that ends would cost more than waiting for some to end together.
+            patience = 0 if admitted or not alive else min(room // 8, self._wanted())
+            if room - taken < max(wanted, patience):
+                break
+            if free is None:
+                free = self.rows.free(self.max_rows)
+            admitted.append((request, free[:wanted]))
+            free = free[wanted:]
+            self.columns = columns
+            if wanted == request.pending:
+                self.waiting.popleft()
+            else:
+                break
+        if admitted:
+            self._prefill(admitted)
+
+    def _wanted(self) -> int:
+        return sum(request.pending for request in self.waiting)
+
+    def _prefill(self, admitted: list[tuple[Request, list[int]]]) -> None:
+        logits = self.decoder.admit(
+            [request.prompt for request, _ in admitted], [slots for _, slots in admitted], self.columns
+        )
+        for request, slots in admitted:
+            self.rows.place(request, slots)
+        numbers = np.concatenate([np.asarray(slots, np.int64) for _, slots in admitted])
+        family = np.repeat(np.arange(len(admitted)), [len(slots) for _, slots in admitted])
+        self._write(numbers, logits[torch.from_numpy(family).to(logits.device)])
+
+    @torch.inference_mode()
+    def _decode(self) -> None:
+        slots, alive = self.rows.slots[: self.rows.used], self.rows.alive
+        logits = self.decoder.decode(slots["token"], slots["position"], alive)
+        if alive.all():
+            self._write(np.arange(self.rows.used), logits)
+        else:
+            live = np.flatnonzero(alive)
+            self._write(live, logits[torch.from_numpy(live).to(logits.device)])
+
+    def _write(self, numbers: np.ndarray, logits: Tensor) -> None:
+        slots = self.rows.slots[numbers]
+        uniform = torch.from_numpy(uniforms(slots["key"], slots["count"])).to(logits.device)
+        temperatures = torch.from_numpy(np.ascontiguousarray(slots["temperature"])).to(logits.device)
+        tokens, logprobs = draw(logits, temperatures, uniform)
+        found = logprobs.cpu().numpy()
+        if not np.isfinite(found).all():
+            raise NumericalError(
+                "the model's logits are not finite, so nothing can be sampled from it; expected finite numbers. "
+                "Go back to an earlier checkpoint and lower the learning rate"
+            )
+        self.rows.write(numbers, tokens.cpu().numpy(), found, self.version())
+
+    @torch.inference_mode()
+    def _compact(self) -> None:
+        alive = int(self.rows.alive.sum())
+        if alive >= COMPACT_BELOW * self.rows.used:
+            return
+        sources, targets = self.rows.holes_to_fill()
+        if len(sources):
+            columns = int(self.rows.slots["position"][sources].max())
+            self.decoder.move(sources, targets, columns)
+        self.rows.move(sources, targets)
