@@ -1,0 +1,102 @@
+"""The curves of a run: which are shown, in which order, and how a long one becomes few points.
+
+A curve is a list of (step, value) in order; a value is NaN where the run wrote one.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+
+from maieutic.errors import UnknownName
+from maieutic.run.store import Store
+
+Points = list[tuple[int, float]]
+
+#: What is looked at first, in this order, where it exists.
+LEADING = (
+    "reward/mean", "reward/correct", "completions/mean_length", "policy/entropy", "policy/sampler_mismatch_nats",
+    "optim/grad_norm", "loss",
+)  # fmt: skip
+
+#: Headings and the names (or, with a slash at the end, the beginnings of names) below them, in order.
+FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "Reward": ("reward/mean", "reward/correct", "reward/std", "reward/frac_zero_std", "reward/"),
+    "Completions": ("completions/mean_length", "completions/clipped_ratio", "completions/"),
+    "Policy": ("policy/entropy", "policy/sampler_mismatch_nats", "policy/", "clip_ratio/", "kl"),
+    "Optimisation": ("loss", "optim/grad_norm", "optim/learning_rate", "optim/"),
+}
+
+#: Parts of the reward are drawn together, not each on its own.
+PARTS = "reward/parts/"
+
+
+def read_curves(store: Store, stage: str) -> dict[str, Points]:
+    """Every curve of a stage by the metric's name."""
+    return {name: store.metrics(stage, name) for name in store.metric_names(stage)}
+
+
+def chosen(curves: Iterable[Mapping[str, Points]], asked: Sequence[str] = ()) -> list[str]:
+    """The metrics asked for, else the leading ones that some stage has. Raises UnknownName for one that none has."""
+    known = {name for each in curves for name in each}
+    for name in asked:
+        if name not in known:
+            raise UnknownName("metric", name, known)
+    return list(dict.fromkeys(asked)) or [name for name in LEADING if name in known]
+
+
+def families(names: Iterable[str]) -> dict[str, list[str]]:
+    """Metrics under their headings, each once; what belongs nowhere comes under "Other"."""
+    left = [name for name in sorted(names) if not name.startswith(PARTS)]
+    found: dict[str, list[str]] = {}
+    for heading, beginnings in FAMILIES.items():
+        for beginning in beginnings:
+            taken = [n for n in left if n == beginning or (beginning.endswith(("/", "kl")) and n.startswith(beginning))]
+            found.setdefault(heading, []).extend(taken)
+            left = [name for name in left if name not in taken]
+    found["Other"] = left
+    return {heading: names for heading, names in found.items() if names}
+
+
+def finite(points: Points) -> Points:
+    """The points that are numbers."""
+    return [(step, value) for step, value in points if math.isfinite(value)]
+
+
+def thinned(points: Points, most: int) -> Points:
+    """At most `most` points: means over stretches of as equal a length as can be.
+
+    >>> thinned([(0, 1.0), (1, 3.0), (2, 5.0), (3, 7.0)], 2)
+    [(1, 2.0), (3, 6.0)]
+    """
+    if len(points) <= most:
+        return list(points)
+    cuts = [round(i * len(points) / most) for i in range(most + 1)]
+    stretches = [points[a:b] for a, b in pairwise(cuts)]
+    return [(each[-1][0], statistics.fmean(value for _, value in each)) for each in stretches]
+
+
+def smoothed(points: Points, width: int) -> Points:
+    """A centred running mean over `width` points (an odd number), narrower at both ends."""
+    half = width // 2
+    values = [value for _, value in points]
+    return [
+        (step, statistics.fmean(values[max(0, i - r) : i + r + 1]))
+        for i, (step, _) in enumerate(points)
+        for r in (min(half, i, len(values) - 1 - i),)
+    ]
+
+
+def ends(points: Points) -> tuple[float, float] | None:
+    """The means of the first and of the last tenth of a curve (at least 1 point, at most 10); None below 2 points.
+
+    >>> ends([(0, 1.0), (1, 2.0), (2, 4.0)])
+    (1.0, 4.0)
+    """
+    values = [value for _, value in finite(points)]
+    if len(values) < 2:
+        return None
+    count = max(1, min(10, len(values) // 10))
+    return statistics.fmean(values[:count]), statistics.fmean(values[-count:])

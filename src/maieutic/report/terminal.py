@@ -1,0 +1,194 @@
+"""A run in the terminal: where it is, what was measured, its curves, its health, and what the model wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.columns import Columns
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from maieutic.report.braille import braille
+from maieutic.report.curves import Points, finite
+from maieutic.report.health import health
+from maieutic.report.measured import Change, Measured, by_name, changes, shown
+from maieutic.report.reading import RunView, State
+from maieutic.report.transcripts import credit, inserted_tokens, pieces
+from maieutic.run.records import StoredRollout
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+#: Characters of a plot beside its neighbours, axis included, and its lines.
+PLOT_WIDTH, PLOT_HEIGHT = 38, 4
+
+#: Characters of a completion that are shown.
+LONGEST = 2000
+
+COLOURS = {
+    State.COMPLETE: "green", State.RUNNING: "cyan", State.INTERRUPTED: "yellow", State.NOT_BEGUN: "dim",
+}  # fmt: skip
+
+
+def overview(view: RunView, metrics: Sequence[str], width: int) -> RenderableType:
+    """All of a run but its rollouts, for a terminal of that many characters."""
+    parts: list[RenderableType] = [header(view), *evaluations(view.measured)]
+    for stage, curves in view.curves.items():
+        wanted = [(name, curves[name]) for name in metrics if finite(curves.get(name, []))]
+        if wanted:
+            parts += [Rule(f"curves of {stage}", align="left", style="dim"), plots(wanted, width)]
+    notes = [(note.stage, note.text) for note in health(view.curves)] + [("", text) for text in view.unread]
+    if notes:
+        parts.append(Rule("health", align="left", style="dim"))
+        parts += [
+            Text.assemble(("! ", "bold yellow"), (f"{stage}: " if stage else "", "bold"), t) for stage, t in notes
+        ]
+    return Group(*parts)
+
+
+def header(view: RunView) -> RenderableType:
+    """Name, state, and a line for each stage."""
+    at = view.at
+    line = Text.assemble((view.config.name, "bold"), "  ", (view.state.value, COLOURS[view.state]))
+    if view.state in (State.RUNNING, State.INTERRUPTED):
+        line.append(f" at {at.progress} of stage {at.name}")
+    line.append(f"  {view.path}", style="dim")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("stage", "algorithm", "tasks"):
+        table.add_column(column)
+    for column in ("steps", "time", "rollouts stored"):
+        table.add_column(column, justify="right")
+    for stage in view.stages:
+        steps = f"{stage.done:,} of {'?' if stage.total is None else f'{stage.total:,}'}"
+        table.add_row(stage.name, stage.algorithm, stage.tasks, steps, duration(stage.seconds), f"{stage.rollouts:,}")
+    parts: list[RenderableType] = [line, table]
+    if view.state in (State.INTERRUPTED, State.NOT_BEGUN):
+        where = "" if view.checkpoint is None else f" (from stage {view.checkpoint[0]}, step {view.checkpoint[1]})"
+        parts.append(Text.assemble(("go on with: ", "dim"), view.resume, (where, "dim")))
+    return Group(*parts)
+
+
+def duration(seconds: float) -> str:
+    """`41.2 s`, `12 min 5 s`, `3 h 20 min`."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def evaluations(measured: Sequence[Measured]) -> Iterable[RenderableType]:
+    """For each evaluation a table of metrics by stages, then what changed from stage to stage."""
+    found, refused = changes(measured)
+    for name, made in by_name(measured).items():
+        sizes = {(len(each.evaluation.problems), each.evaluation.n) for each in made}
+        size = ", ".join(f"{problems:,} problems, {samples} samples each" for problems, samples in sorted(sizes))
+        yield Rule(f"evaluation {name}: {size}, 95 % intervals", align="left", style="dim")
+        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+        table.add_column("metric", no_wrap=True)
+        for each in made:
+            table.add_column(f"after {each.stage}" if each.stage != "start" else "start", justify="right")
+        for metric in dict.fromkeys(metric for each in made for metric in each.intervals):
+            values = [each.intervals.get(metric) for each in made]
+            table.add_row(metric, *("" if value is None else shown(metric, value) for value in values))
+        yield table
+        yield _changes([change for change in found if change.name == name])
+    yield from (Text(text, style="yellow") for text in refused)
+
+
+def _changes(found: Sequence[Change]) -> RenderableType:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for change in found:
+        table.add_row(f"{change.old} → {change.new}", change.metric, _verdict(change.text()))
+    return table
+
+
+def plots(curves: Sequence[tuple[str, Points]], width: int) -> RenderableType:
+    """Curves beside each other, as many in a row as fit."""
+    each = max(PLOT_WIDTH, width // max(1, width // PLOT_WIDTH) - 1)
+    return Columns([plot(name, points, min(each, width)) for name, points in curves], padding=(0, 1, 0, 0))
+
+
+def plot(name: str, points: Points, width: int, height: int = PLOT_HEIGHT) -> Text:
+    """One curve: its name and last value, the dots with the range of the values at the left, the range of the steps."""
+    known = finite(points)
+    low, high = min(v for _, v in known), max(v for _, v in known)
+    labels = [number(high), *[""] * (height - 2), number(low)]
+    left = max(map(len, labels))
+    lines = braille(points, max(4, width - left - 2), height)
+    text = Text.assemble((f"{name} ", "bold"), (number(known[-1][1]), "cyan"), end="")
+    for label, line in zip(labels, lines):
+        text.append_text(Text.assemble("\n", (f"{label:>{left}} ", "dim"), (line, "cyan")))
+    ends = f"{known[0][0]}", f"step {known[-1][0]}"
+    text.append(f"\n{'':{left}} {ends[0]}{ends[1]:>{max(4, width - left - 2) - len(ends[0])}}", style="dim")
+    return text
+
+
+def number(value: float) -> str:
+    """Three significant digits: `0.0123`, `1,230`, `1.2e-07`."""
+    if value and not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.1e}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def gallery(title: str, rollouts: Sequence[StoredRollout], tokenizer: Tokenizer | None) -> RenderableType:
+    """Rollouts below a title."""
+    panels = [transcript(stored, tokenizer) for stored in rollouts]
+    return Group(Rule(title, align="left", style="dim"), *panels)
+
+
+def transcript(stored: StoredRollout, tokenizer: Tokenizer | None) -> RenderableType:
+    """Prompt and completion of a rollout, what a tool inserted within ⟦ ⟧, and how it was judged."""
+    title = Text(judged(stored), style="cyan")
+    prompt = Text("\n".join(f"{m.role}: {m.content}" for m in stored.task.prompt), style="dim")
+    parts: list[RenderableType] = [title, prompt, Padding(completion(stored, tokenizer), (0, 0, 0, 2))]
+    notes = [note for note in (stored.rollout.note, stored.score.note) if note]
+    parts += [Text(note, style="yellow") for note in notes]
+    return Panel(Group(*parts), border_style="dim")
+
+
+def completion(stored: StoredRollout, tokenizer: Tokenizer | None) -> Text:
+    """The text that the model wrote, with the tool's insertions marked."""
+    text, cut = Text(), pieces(stored, tokenizer)
+    for piece in cut:
+        text.append(f"⟦{piece.text}⟧" if piece.inserted else piece.text, style="magenta" if piece.inserted else "")
+    if len(text) > LONGEST:
+        more = len(text) - LONGEST
+        text = Text.assemble(text[:LONGEST], (f" … {more:,} more characters", "dim"))
+    by_tool = inserted_tokens(stored)
+    if by_tool and not any(piece.inserted for piece in cut):
+        text.append(f"  (a tool wrote {by_tool} of these tokens)", style="dim")
+    return text if len(text) else Text("(nothing)", style="dim")
+
+
+def judged(stored: StoredRollout) -> str:
+    """`reward 1.1 (answer 1, format 0.1) · correct · stop · 24 tokens · advantage +0.87 · rl step 3 · task t/1`."""
+    score, rollout = stored.score, stored.rollout
+    parts = ", ".join(f"{name} {value:g}" for name, value in score.parts.items())
+    words = {True: "correct", False: "wrong", None: ""}
+    found = [
+        "no reward" if score.reward is None else f"reward {score.reward:g}" + (f" ({parts})" if parts else ""),
+        words[score.correct], rollout.finish.value, f"{rollout.completion_length} tokens", credit(stored),
+        f"{stored.stage} step {stored.step}", f"task {stored.task.id}",
+    ]  # fmt: skip
+    return " · ".join(word for word in found if word)
+
+
+def galleries(found: Mapping[str, Sequence[StoredRollout]], tokenizer: Tokenizer | None) -> RenderableType:
+    """The rollouts of each order ("best", "worst"), where there are any."""
+    shown_ = {order: rollouts for order, rollouts in found.items() if rollouts}
+    return Group(*(gallery(f"{order} rollouts", rollouts, tokenizer) for order, rollouts in shown_.items()))
+
+
+def _verdict(text: str) -> Text:
+    """Green and red only for what is separated from chance."""
+    separated = {": better": "green", ": worse": "red", ": longer": "yellow", ": shorter": "yellow"}
+    style = next((colour for ending, colour in separated.items() if text.endswith(ending)), "")
+    return Text(text, style=style)

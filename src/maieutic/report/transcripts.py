@@ -1,0 +1,88 @@
+"""What the model wrote, cut into what it chose and what a tool inserted.
+
+The database holds a rollout's tokens with their spans, and its text; where in the text a span ends is told by the
+tokenizer, which lies in the run's checkpoints. Without one the text is shown whole, with how much the tool wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from maieutic.report.reading import RunView
+from maieutic.run.records import StoredRollout
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of a completion: `Piece("12", inserted=True)`."""
+
+    text: str
+    inserted: bool = False
+
+
+def find_tokenizer(view: RunView) -> Tokenizer | None:
+    """The tokenizer of a run: from a checkpoint, its start, or the model's folder; None where none is there."""
+    from tokenizers import Tokenizer
+
+    folders = [*sorted((view.path / "checkpoints").glob("*/step-*/model")), view.path / "start"]
+    if view.config.model.path is not None:
+        folders.append(Path(view.config.model.path))
+    for folder in folders:
+        try:
+            text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+        except OSError:  # none there, or the checkpoint was removed just now
+            continue
+        return Tokenizer.from_str(text)
+    return None
+
+
+def pieces(stored: StoredRollout, tokenizer: Tokenizer | None) -> list[Piece]:
+    """The completion's text in pieces that join to it; one where no tool wrote, or its part cannot be told."""
+    rollout = stored.rollout
+    spans = [span for span in rollout.spans if span.role != "prompt"]
+    if all(span.role == "assistant" for span in spans) or tokenizer is None:
+        return [Piece(rollout.text)]
+    start = spans[0].start
+    found, at = [], 0
+    for span in spans:
+        end = (
+            len(rollout.text) if span is spans[-1] else _end(rollout.text, rollout.tokens[start : span.stop], tokenizer)
+        )
+        if end is None or end < at:
+            return [Piece(rollout.text)]
+        found.append(Piece(rollout.text[at:end], inserted=span.role != "assistant"))
+        at = end
+    return [piece for piece in found if piece.text]
+
+
+def inserted_tokens(stored: StoredRollout) -> int:
+    """How many tokens of the completion a tool or the environment wrote."""
+    return sum(span.stop - span.start for span in stored.rollout.spans if span.role not in ("prompt", "assistant"))
+
+
+def credit(stored: StoredRollout) -> str:
+    """The advantages of the chosen tokens in a few words: `advantage +0.87`, `advantages −0.20 to +0.90`."""
+    if stored.advantages is None:
+        return ""
+    chosen = [float(a) for a, mask in zip(stored.advantages, stored.rollout.mask) if mask]
+    if not chosen:
+        return ""
+    low, high = min(chosen), max(chosen)
+    if high - low <= 1e-6 * max(1.0, abs(high)):
+        return f"advantage {high:+.2f}"
+    return f"advantages {low:+.2f} to {high:+.2f}"
+
+
+def _end(text: str, tokens: Sequence[int], tokenizer: Tokenizer) -> int | None:
+    """Where in the text these first tokens of the completion end; None where their text is not how it begins."""
+    for hide in (False, True):  # the text has tags such as <think>, which are special tokens, but no control tokens
+        prefix = str(tokenizer.decode(list(tokens), skip_special_tokens=hide))
+        if text.startswith(prefix):
+            return len(prefix)
+    return None
