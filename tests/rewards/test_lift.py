@@ -7,6 +7,8 @@ import logging
 import math
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import MappingProxyType
@@ -59,6 +61,11 @@ def test_a_loaded_function_runs_in_another_process(tmp_path: Path) -> None:
     first, second = judge(where, "", "")
     assert first.reward == second.reward != float(os.getpid())
     assert judge(where, "")[0].reward == first.reward  # the same process again
+
+
+def test_a_function_that_reads_standard_input_finds_it_empty(tmp_path: Path) -> None:
+    reader = load(tmp_path, "import sys\ndef f():\n    return float(len(sys.stdin.read()))\n")
+    assert [score.reward for score in judge(reader, "", "")] == [0.0, 0.0]
 
 
 def test_a_closure_runs_in_this_process() -> None:
@@ -192,6 +199,55 @@ def test_groups_can_be_judged_at_the_same_time(tmp_path: Path) -> None:
         return await asyncio.gather(*(f(TASK, rollouts(str(i), str(i + 1))) for i in range(20)))
 
     assert [[s.reward for s in scores] for scores in asyncio.run(many())] == [[i, i + 1] for i in range(20)]
+
+
+def test_cancelling_ends_a_call_that_hangs(tmp_path: Path) -> None:
+    # So that Ctrl-C need not wait out four time limits of a minute.
+    source = "def f(completion):\n    while completion:\n        pass\n    return 1.0\n"
+    looping = load(tmp_path, source, timeout_seconds=60)
+    judge(looping, "")
+
+    async def cancelled() -> None:
+        await asyncio.wait_for(looping(TASK, rollouts(*["loop"] * 4)), timeout=0.3)
+
+    start = time.monotonic()
+    with pytest.raises(TimeoutError):
+        asyncio.run(cancelled())
+    assert judge(looping, "")[0].reward == 1.0  # queued behind the cancelled calls, in a fresh process
+    assert time.monotonic() - start < 20
+
+
+def test_a_call_that_hangs_ends_when_its_parent_was_killed(tmp_path: Path) -> None:
+    # The parent is gone before the limit of 1 s, so nobody kills the worker: it leaves after 2 s more.
+    called = tmp_path / "called"
+    (tmp_path / "mine.py").write_text(
+        f"def f():\n    open({str(called)!r}, 'w').close()\n    while True:\n        pass\n"
+    )
+    script = (
+        "import os, sys, threading, time\n"
+        "from maieutic.rewards.serve import Target\nfrom maieutic.rewards.worker import Worker\n"
+        f"worker = Worker(Target('f', path={str(tmp_path / 'mine.py')!r}), timeout_seconds=1.0)\n"
+        "threading.Thread(target=worker.call, daemon=True).start()\n"
+        f"while not os.path.exists({str(called)!r}): time.sleep(0.01)\n"
+        "print(worker.pid, flush=True)\nos.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    pid, deadline = int(done.stdout), time.monotonic() + 30
+    while _runs(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _runs(pid)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    try:  # in a container nobody may reap it; a zombie runs no more
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return not Path("/proc").is_dir()
 
 
 def test_a_warm_call_costs_less_than_a_millisecond() -> None:

@@ -154,12 +154,21 @@ class PlainReward:
     async def __call__(self, task: Task, rollouts: Sequence[Rollout]) -> list[Score]:
         """One score a rollout. Raises `RewardError` when the failure budget is spent."""
         calls = [((), self._arguments(task, r)) for r in rollouts if r.finish is not Finish.ERROR]
-        loop = asyncio.get_running_loop()
-        outcomes = await loop.run_in_executor(self._executor, self._run, calls) if calls else []
+        outcomes = await self._outcomes(calls) if calls else []
         judged = [self._score(outcome) for outcome in outcomes]
         self._account([detail for _, detail in judged])
         scores = iter([score for score, _ in judged])
         return [unscorable(r) if r.finish is Finish.ERROR else next(scores) for r in rollouts]
+
+    async def _outcomes(self, calls: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> list[Outcome]:
+        future = self._executor.submit(self._run, calls)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            # Ctrl-C during a call that hangs: the interpreter would wait for it before it exits.
+            if future.running():
+                self.close()
+            raise
 
     def _run(self, calls: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> list[Outcome]:
         if self._caller is None:
@@ -207,8 +216,8 @@ class PlainReward:
         self.budget.check(self.name, details[-1])
 
     def close(self) -> None:
-        """End the worker process, if there is one (done at exit by itself)."""
-        if isinstance(self._caller, Worker):
+        """End calls in flight, and the worker process if there is one (done at exit by itself)."""
+        if self._caller is not None:
             self._caller.close()
 
 

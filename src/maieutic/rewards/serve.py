@@ -1,7 +1,8 @@
 """The worker process: load one function, then call it whenever asked. The other end is `maieutic.rewards.worker`.
 
-Frames (length, then a pickle) arrive on standard input and leave on what was standard output; whatever the function
-prints goes to standard error. The process leaves by itself when its parent is gone, even if a call never returns.
+Frames (length, then a pickle) arrive on what was standard input and leave on what was standard output; whatever the
+function prints goes to standard error, and it reads nothing. The process leaves by itself when its parent is gone, even
+if a call never returns.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import IO, Any
 PICKLE_ERRORS = (pickle.PicklingError, pickle.UnpicklingError, TypeError, AttributeError, ImportError, RecursionError)
 
 #: Seconds after which a call that its parent should have killed is taken for an orphan.
-_GRACE = 5.0
+_GRACE = 2.0
 
 _LENGTH = struct.Struct("<Q")
 
@@ -116,8 +117,11 @@ def serve() -> None:
     """Answer calls until standard input ends."""
     # Ctrl-C reaches the whole process group; only the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    requests = sys.stdin.buffer
-    replies = os.fdopen(os.dup(1), "wb")
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    # What the function reads or prints must not get between the frames.
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
     os.dup2(2, 1)
     first = read_frame(requests)
     if first is None:

@@ -47,6 +47,9 @@ class Outcome:
     detail: str = ""
 
 
+_CLOSED = Outcome(Ended.DIED, detail="it was closed before the call ended")
+
+
 class Worker:
     """Calls one function in a process that is killed when a call takes longer than `timeout_seconds`.
 
@@ -65,6 +68,7 @@ class Worker:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._replies: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._closed = False
         _living.add(self)
 
     @property
@@ -88,8 +92,10 @@ class Worker:
         limit = self.timeout_seconds if timeout_seconds is None else timeout_seconds
         outcomes: list[Outcome] = []
         with self._lock:
+            self._closed = False
             while len(outcomes) < len(calls):
-                outcomes += self._attempt(calls[len(outcomes) :], limit)
+                rest = calls[len(outcomes) :]
+                outcomes += [_CLOSED] * len(rest) if self._closed else self._attempt(rest, limit)
         return outcomes
 
     def _attempt(self, calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]], limit: float) -> list[Outcome]:
@@ -172,7 +178,8 @@ class Worker:
             _close(pipe)
 
     def close(self) -> None:
-        """End the process. A later call starts another."""
+        """End the process, and calls in flight with it. A later call starts another."""
+        self._closed = True
         process = self._process
         if process is not None and process.poll() is None:
             process.kill()  # without the lock: a call in flight ends at once, as DIED
@@ -198,12 +205,19 @@ class ThreadCaller:
     def __init__(self, function: Callable[..., Any], *, timeout_seconds: float) -> None:
         self.function = function
         self.timeout_seconds = timeout_seconds
+        self._closed = False
+
+    def close(self) -> None:
+        """Make no further calls than the one in flight. A later `call_each` works again."""
+        self._closed = True
 
     def call_each(self, calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]) -> list[Outcome]:
         """`[function(*args, **kwargs) for args, kwargs in calls]`, each with a time limit of its own; never raises."""
+        self._closed = False
         outcomes: list[Outcome] = []
         while len(outcomes) < len(calls):
-            outcomes += self._attempt(calls[len(outcomes) :])
+            rest = calls[len(outcomes) :]
+            outcomes += [_CLOSED] * len(rest) if self._closed else self._attempt(rest)
         return outcomes
 
     def _attempt(self, calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]) -> list[Outcome]:
@@ -218,14 +232,14 @@ class ThreadCaller:
 
         threading.Thread(target=work, daemon=True, name="maieutic-reward").start()
         outcomes: list[Outcome] = []
-        while len(outcomes) < len(calls):
+        while len(outcomes) < len(calls) and not self._closed:
             try:
                 outcomes.append(replies.get(timeout=self.timeout_seconds))
             except queue.Empty:
-                abandoned.set()
                 detail = f"no result within {self.timeout_seconds:g} s; its thread was abandoned"
                 outcomes.append(Outcome(Ended.TIMEOUT, detail=detail))
                 break
+        abandoned.set()
         return outcomes
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
