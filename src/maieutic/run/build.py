@@ -109,7 +109,7 @@ def _corpus(config: Config, tasksets: Tasksets) -> Iterator[str]:
             yield " ".join(m.content for m in task.prompt) + (f" {solution}" if solution else "")
 
 
-def load_model(config: Config, source: str, *, dropout: float = 0.0) -> CausalModel:
+def load_model(config: Config, source: str) -> CausalModel:
     """The model at a folder or id, with a fresh adapter where the config wants one and the folder is not one yet."""
     from maieutic.models.causal import load_causal
     from maieutic.models.lora import LoRA
@@ -124,7 +124,6 @@ def load_model(config: Config, source: str, *, dropout: float = 0.0) -> CausalMo
         device=config.device,
         template=config.model.template,
         revision=config.model.revision if source == config.model.path else None,
-        dropout=dropout > 0,
     )
 
 

@@ -154,7 +154,7 @@ class Runner:
         self.watch.stage(stage.name, algorithm.name, done, steps)
         if done < steps:
             policy = self.backend.policy(
-                load_model(self.config, model, dropout=stage.dropout),
+                load_model(self.config, model),
                 make_optimiser(stage, steps * algorithm.update.steps),
             )
             source, sampled = make_source(self.config, stage, algorithm, taskset, policy)
