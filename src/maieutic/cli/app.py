@@ -1,0 +1,92 @@
+"""The verbs of the command line, in the order in which `maieutic --help` lists them.
+
+Nothing heavy is imported here: a verb imports what it needs when it runs, so that help and completion come at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+import maieutic
+from maieutic.cli.catalogue import algorithms, tasks
+from maieutic.cli.demo import demo
+from maieutic.cli.evaluate import evaluate
+from maieutic.cli.sample import sample
+from maieutic.cli.show import show
+from maieutic.cli.train import train
+
+app = typer.Typer(
+    name="maieutic",
+    help="Teach language models to reason with reinforcement learning.",
+    epilog="Begin with: [bold]maieutic demo[/]   ·   exit codes: 0 done, 2 usage or config, 3 data, 4 model, "
+    "5 rewards, 6 numbers, 7 run, 130 interrupted",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"maieutic {maieutic.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress and no notices: results and errors only.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error, and what libraries say.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Teach language models to reason with reinforcement learning."""
+    context.obj = {"quiet": quiet, "debug": debug, "version": version}
+
+
+EXAMPLES = {
+    "train": [
+        "maieutic train examples/arithmetic.toml",
+        "maieutic train my.toml --set stages.0.steps=10 --set model.path=models/tiny",
+        "maieutic train --run runs/my --resume",
+    ],
+    "eval": [
+        "maieutic eval runs/my arithmetic --limit 200",
+        "maieutic eval models/tiny questions.jsonl --samples 16 --save before.json",
+        "maieutic eval runs/my questions.jsonl --samples 16 --against before.json",
+    ],
+    "sample": ["maieutic sample runs/my arithmetic --n 5 --random", "maieutic sample models/tiny questions.jsonl"],
+    "tasks": ["maieutic tasks", "maieutic tasks arithmetic --set difficulty=4 --set split=test"],
+    "algorithms": ["maieutic algorithms", "maieutic algorithms grpo --json -"],
+    "demo": ["maieutic demo", "maieutic demo --seed 1 --json demo.json"],
+    "show": ["maieutic show runs/my"],
+}
+
+
+def _examples(verb: str) -> str:
+    """The examples at the end of a verb's help; blank lines keep them apart."""
+    return "Examples:\n\n" + "\n\n".join(f"[bold cyan]{line}[/]" for line in EXAMPLES[verb])
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "train": train,
+    "eval": evaluate,
+    "sample": sample,
+    "show": show,
+    "tasks": tasks,
+    "algorithms": algorithms,
+}
+for verb, function in VERBS.items():
+    app.command(verb, epilog=_examples(verb), no_args_is_help=verb in ("eval", "sample", "show"))(function)
+
+command = typer.main.get_command(app)

@@ -1,0 +1,86 @@
+"""What the shell offers on TAB: names and folders, found without importing anything heavy."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+Offer = tuple[str, str]
+
+
+def tasksets(incomplete: str) -> list[Offer]:
+    """Tasksets by name, and files of tasks."""
+    from maieutic.tasks import TASKSETS
+    from maieutic.tasks.files import SUFFIXES
+
+    named = [(name, first_line(factory.__doc__)) for name, factory in TASKSETS.items()]
+    return _starting(incomplete, [*named, *_paths(incomplete, SUFFIXES)])
+
+
+def algorithms(incomplete: str) -> list[Offer]:
+    """Algorithms by name, read from the source of the table: importing it would import torch, too slow for a TAB."""
+    return _starting(incomplete, algorithm_names())
+
+
+def algorithm_names() -> list[Offer]:
+    """Every algorithm with the first line of its docstring, without importing the table."""
+    found = importlib.util.find_spec("maieutic.algorithms")
+    if found is None or found.origin is None:
+        return []
+    tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
+    factories = [node for node in tree.body if isinstance(node, ast.FunctionDef) and _makes_algorithm(node)]
+    return [(node.name, first_line(ast.get_docstring(node))) for node in factories]
+
+
+def runs(incomplete: str) -> list[Offer]:
+    """Folders of runs under `runs/` and where the incomplete word points."""
+    return _starting(incomplete, dict.fromkeys([*_runs_in(Path("runs"), incomplete), *_paths(incomplete, ())]))
+
+
+def models(incomplete: str) -> list[Offer]:
+    """Folders: of runs, and others."""
+    return runs(incomplete)
+
+
+def configs(incomplete: str) -> list[Offer]:
+    """TOML files."""
+    return _starting(incomplete, _paths(incomplete, (".toml",)))
+
+
+def first_line(docstring: str | None) -> str:
+    """The first line of a docstring."""
+    return (docstring or "").strip().partition("\n")[0]
+
+
+def _makes_algorithm(node: ast.FunctionDef) -> bool:
+    made = node.returns is not None and ast.unparse(node.returns) == "Algorithm"
+    return made and not node.name.startswith("_") and not node.name.startswith("make_")
+
+
+def _runs_in(folder: Path, incomplete: str) -> Iterator[Offer]:
+    if incomplete.startswith(("/", ".", "~")):
+        return
+    for config in sorted(folder.glob("*/config.toml")):
+        done = (config.parent / "run.complete").exists()
+        yield str(config.parent), "complete" if done else "not complete"
+
+
+def _paths(incomplete: str, suffixes: Iterable[str]) -> Iterator[Offer]:
+    """Folders, and files with these suffixes, beside what is written so far."""
+    written = incomplete.rpartition("/")[0] + "/" if "/" in incomplete else ""
+    folder = Path(written or ".").expanduser()
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield f"{written}{path.name}/", "folder"
+        elif path.suffix.lower() in tuple(suffixes):
+            yield f"{written}{path.name}", "file"
+
+
+def _starting(incomplete: str, offers: Iterable[Offer]) -> list[Offer]:
+    return [offer for offer in offers if offer[0].startswith(incomplete)]

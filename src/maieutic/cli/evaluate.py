@@ -1,0 +1,124 @@
+"""`maieutic eval`: how often a model is right, with intervals, and whether it beats another one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from maieutic.cli.models import Device, Length, ModelName, Options, TaskName, Threads, found_model, load
+from maieutic.cli.screen import Json, Quiet, Screen, screen, writable
+from maieutic.cli.values import settings, taskset
+from maieutic.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from maieutic.evaluate import Evaluation
+    from maieutic.protocols import Taskset
+
+
+def evaluate(
+    context: typer.Context,
+    model: ModelName,
+    task: TaskName,
+    samples: Annotated[int, typer.Option(min=0, help="Samples of each task.")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many tasks only.")] = None,
+    temperature: Annotated[float, typer.Option(help="Of the samples.")] = 1.0,
+    k: Annotated[int | None, typer.Option(min=1, help="Of pass@k, vote@k, strict@k.  [default: samples]")] = None,
+    max_completion_length: Length = 256,
+    options: Options = None,
+    greedy: Annotated[bool, typer.Option("--greedy/--no-greedy", help="One more sample at temperature 0.")] = True,
+    seed: Annotated[int, typer.Option(help="Seeds the samples.")] = 0,
+    against: Annotated[
+        str | None, typer.Option(metavar="FILE|MODEL", help="Compare with a saved evaluation, or with another model.")
+    ] = None,
+    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the whole evaluation, for --against.")] = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    json: Json = None,
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate a model on tasks: greedy, pass@k, votes, each with its 95 % interval.
+
+    With --against the same problems are compared one by one, which separates models with far fewer of them.
+    """
+    show = screen(context, json, quiet)
+    if save is not None:
+        writable(save, "--save")
+    if k is not None and k > samples:
+        raise ConfigError(f"got --k {k} with --samples {samples}; expected k of at most the samples: --samples {k}")
+    tasks = taskset(task, settings(options or []), split="test")
+    how = {"samples": samples, "limit": limit, "temperature": temperature, "greedy": greedy, "seed": seed}
+    how["max_tokens"] = max_completion_length
+    asked = _Asked(show, tasks, how, k, device, threads)
+    old = None if against is None else _saved(against)
+    if against is not None and old is None:
+        found_model(against)  # a misspelt one should fail before the first model is evaluated
+    made = asked.ask(model)
+    if save is not None:
+        save.write_text(made.to_json(), encoding="utf-8")
+    if against is not None and old is None:
+        old = asked.ask(against)
+    _say(show, made, old, {"model": model, "task": task, "against": against})
+
+
+class _Asked:
+    """The tasks and how they are asked: the same for both models of a comparison."""
+
+    def __init__(
+        self, show: Screen, tasks: Taskset, how: dict[str, Any], k: int | None, device: str, threads: int | None
+    ) -> None:
+        self._show, self._tasks, self._how, self._k = show, tasks, how, k
+        self._device, self._threads = device, threads
+
+    def ask(self, model: str) -> Evaluation:
+        """What the model answers, judged."""
+        from dataclasses import replace
+
+        from maieutic.cli.progress import display
+
+        speaker = load(model, device=self._device, threads=self._threads)
+        from maieutic.evaluate import evaluate_sync
+
+        with display(self._show) as shown:
+            made = evaluate_sync(
+                speaker.sampler,
+                speaker.chat,
+                self._tasks,
+                **self._how,
+                on_progress=lambda done, total: shown.show(f"evaluate {model}", done, total),
+            )
+        ks = () if self._k is None else (self._k,)
+        return replace(made, ks=ks, settings={**made.settings, "model": model})
+
+
+def _saved(against: str) -> Evaluation | None:
+    """The evaluation in a file; None where a model is meant."""
+    path = Path(against)
+    if path.suffix.lower() != ".json":
+        return None
+    from maieutic.evaluate import Evaluation
+    from maieutic.tasks.files import existing
+
+    try:
+        return Evaluation.from_json(existing(path).read_text(encoding="utf-8"))
+    except (DataError, UnicodeDecodeError) as error:
+        raise DataError(f"--against {against}: {error}; make one with `maieutic eval … --save {against}`") from error
+
+
+def _say(show: Screen, made: Evaluation, old: Evaluation | None, names: dict[str, str | None]) -> None:
+    from maieutic.cli.tables import compare, evaluation_table, json_of, print_differences
+
+    metrics = made.metrics()
+    show.out.print(evaluation_table(made, metrics))
+    data: dict[str, Any] = {**names, "problems": len(made.problems), "settings": dict(made.settings)}
+    data["metrics"] = json_of(metrics)
+    if old is not None:
+        for key in ("temperature", "max_tokens"):
+            if made.settings.get(key) != old.settings.get(key):
+                show.note(f"{key} is {made.settings.get(key)} here and {old.settings.get(key)} in {names['against']}")
+        found = compare(made, old)
+        data["against_metrics"] = json_of(old.metrics())
+        data["difference"] = json_of(found)
+        print_differences(show.out, found, f"{names['model']} against {names['against']}, on the same problems")
+    show.write_json(data)

@@ -1,0 +1,70 @@
+"""A model from the command line: loaded, with a sampler and its chat format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from maieutic.cli import complete
+from maieutic.cli.values import model_source
+
+if TYPE_CHECKING:
+    from maieutic.protocols import Chat, Sampler
+
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A model folder, the folder of a run (its newest checkpoint), or a Hub id.",
+        autocompletion=complete.models,
+    ),
+]
+TaskName = Annotated[
+    str,
+    typer.Argument(
+        metavar="TASK",
+        help="A taskset (see `maieutic tasks`), or a .jsonl, .json, .csv or .parquet file.",
+        autocompletion=complete.tasksets,
+    ),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="OPTION=VALUE",
+        help="An option of the taskset; may be repeated. The split is test unless it is set.",
+    ),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
+Length = Annotated[int, typer.Option(min=1, help="Tokens a completion may have.")]
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A model that can be asked: `name` as it was given, its sampler and its chat format."""
+
+    name: str
+    sampler: Sampler
+    chat: Chat
+
+
+def found_model(name: str) -> str:
+    """Where the model of that name is. Raises ModelError, with the nearest folder, when there is none."""
+    from maieutic.models.find import find_model
+
+    source = model_source(name)
+    find_model(source)
+    return source
+
+
+def load(name: str, *, device: str, threads: int | None) -> Speaker:
+    """The model of that name; errors as `found_model`, and those of loading."""
+    source = found_model(name)  # before the slow imports: a misspelt path should fail at once
+    from maieutic.backends.local import LocalBackend
+    from maieutic.models.causal import load_causal
+
+    model = load_causal(source, device=device)
+    return Speaker(name, LocalBackend(device=device, threads=threads).sampler(model), model.chat)

@@ -1,0 +1,68 @@
+"""Carrying out a run with a display, and reading what it measured."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maieutic.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from maieutic.config import Config
+    from maieutic.report.measured import Measured
+
+
+def carry_out(show: Screen, config: Config, folder: Path, *, resume: bool) -> dict[str, Any]:
+    """Run the config in the folder, showing how it goes, and return the runner's summary."""
+    from maieutic.cli.progress import RunWatch, display
+    from maieutic.config import write_toml
+    from maieutic.run.directory import RunDirectory
+    from maieutic.run.runner import Runner
+
+    with RunDirectory.create(folder, write_toml(config), resume=resume) as directory, display(show) as shown:
+        runner = Runner(config, directory, RunWatch(shown))
+        with _told(show, runner.stop):
+            return runner.run()
+
+
+def measurements(folder: Path) -> tuple[Measured, ...]:
+    """Every evaluation of the run, the latest of each name after each stage."""
+    from maieutic.config import read_config
+    from maieutic.report.measured import read_measured
+    from maieutic.run.directory import RunDirectory
+    from maieutic.run.store import Store
+
+    directory = RunDirectory.open(folder)
+    spec = read_config(directory.config).evaluation
+    with Store.open_reader(directory.database) as store:
+        return read_measured(store, None if spec is None else spec.k)[0]
+
+
+def write_report(folder: Path) -> Path:
+    """Write the run's report and return where it lies."""
+    import maieutic.report as report
+
+    write = getattr(report, "write_report", None)
+    return write(folder) if write is not None else folder
+
+
+class _told:
+    """Inside the block, the first Ctrl-C is answered at once: the step that is going on may take a while."""
+
+    def __init__(self, show: Screen, stop: threading.Event) -> None:
+        self._show, self._stop, self._over = show, stop, threading.Event()
+        self._thread = threading.Thread(target=self._wait, name="maieutic-stop", daemon=True)
+
+    def _wait(self) -> None:
+        while not self._over.is_set():
+            if self._stop.wait(0.2):
+                if not self._over.is_set():
+                    self._show.err.print("stopping after this step (Ctrl-C again: at once)", highlight=False)
+                return
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
