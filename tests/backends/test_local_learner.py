@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from maieutic.backends.local import LocalLearner, LocalScorer, Optimiser
-from maieutic.backends.local.evaluate import CHUNK, Entropy, PackedForward, PaddedForward
+from maieutic.backends.local.evaluate import Forward, PackedForward, PaddedForward
 from maieutic.backends.local.packing import pack_tokens, select_rows, split
+from maieutic.backends.local.trunk import Trunk
 from maieutic.errors import DataError, NumericalError
 from maieutic.models.causal import CausalModel, selected_logprobs_and_entropy, token_logprobs
 from maieutic.models.lora import LoRA
@@ -75,30 +76,14 @@ def rich_loss(outputs: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tens
     return value, {"ratio": ratio.detach()}
 
 
-def gradients(model: CausalModel, batch: Batch, *, budget: int = 10**6, padded: bool = False) -> dict[str, Tensor]:
-    """The gradient that `step` sums, seen as the update of plain gradient descent would be: weights before - after."""
-    learner = LocalLearner(model, Optimiser(), micro_batch_tokens=budget)
-    if padded:
-        learner.forward = PaddedForward(model.module)
-    seen: dict[str, Tensor] = {}
-
-    class Watching:
-        """An updater that keeps the gradient and changes nothing."""
-
-        def forget_gradients(self) -> None:
-            for weight in learner.weights().values():
-                weight.grad = None
-
-        def clip(self) -> float:
-            seen.update({name: w.grad.clone() for name, w in learner.weights().items() if w.grad is not None})
-            return 1.0
-
-        def step(self) -> float:
-            return 0.0
-
-    learner.updater = Watching()  # type: ignore[assignment]
-    learner.step(batch, rich_loss, needs=frozenset({"old_logprobs"}), entropy_gradient=True)
-    return seen
+def gradients(
+    model: CausalModel, batch: Batch, *, budget: int = 10**6, forward: Forward | None = None
+) -> dict[str, Tensor]:
+    """The gradient that a step sums up, by name."""
+    learner = LocalLearner(model, Optimiser(), micro_batch_tokens=budget, forward=forward)
+    model.module.zero_grad()
+    learner.accumulate(batch, rich_loss, needs=frozenset({"old_logprobs"}))
+    return {name: weight.grad.clone() for name, weight in learner.weights().items() if weight.grad is not None}
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -113,7 +98,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 def test_gradient_is_the_same_packed_and_padded(tiny: Load, architecture: str) -> None:
     batch = make_batch(torch.float64)
     model = tiny(architecture, "float64")
-    assert_same(gradients(model, batch), gradients(model, batch, padded=True))
+    assert_same(gradients(model, batch), gradients(model, batch, forward=PaddedForward(model.module)))
 
 
 @pytest.mark.parametrize(
@@ -152,42 +137,20 @@ def test_lora_gradient_is_the_same_packed_and_padded(tiny: Load) -> None:
     found = gradients(model, batch)
     assert found
     assert all("lora_" in name for name in found)
-    assert_same(found, gradients(model, batch, padded=True))
+    assert_same(found, gradients(model, batch, forward=PaddedForward(model.module)))
 
 
 def test_gradient_is_the_same_when_logits_are_made_in_chunks(tiny: Load) -> None:
-    # So many copies of the rows (in groups of their own) that predictions x 32 logits exceed a chunk would take
-    # minutes; a head that is repeated to a large vocabulary takes a second instead.
+    # 32 logits a prediction, so 32 * 7 at a time are 7 predictions of more than a hundred.
     model = tiny("llama", "float64")
     batch = make_batch(torch.float64)
-    packed, chunked = PackedForward(_trunk(model)), PackedForward(_trunk(model))
-    repeat = CHUNK // (32 * 50) + 1  # 50 predictions a chunk
-    results = []
-    for forward, copies in ((packed, 1), (chunked, repeat)):
-        head = forward.trunk.head
-        forward.trunk.head = _Repeated(head, copies)
-        model.module.zero_grad()
-        outputs = forward.outputs(batch, Entropy.GRADIENT)
-        ((outputs.logprobs * batch.advantages).sum() + outputs.entropy.sum()).backward()  # type: ignore[union-attr]
-        results.append({n: w.grad.clone() for n, w in model.module.named_parameters() if w.grad is not None})
-    assert_same(results[1], results[0])
-
-
-class _Repeated(torch.nn.Module):
-    """A head whose logits are repeated: softmax and entropy gradients are those of the head itself."""
-
-    def __init__(self, head: torch.nn.Module, copies: int) -> None:
-        super().__init__()
-        self.head, self.copies = head, copies
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.head(hidden).repeat(1, self.copies)
-
-
-def _trunk(model: CausalModel):
-    from maieutic.backends.local.trunk import Trunk
-
-    return Trunk(model.module)
+    chunked = PackedForward(Trunk(model.module), chunk=32 * 7)
+    assert_same(gradients(model, batch, forward=chunked), gradients(model, batch))
+    with torch.no_grad():
+        outputs = chunked.outputs(batch, entropy=True)
+        whole = PackedForward(Trunk(model.module)).outputs(batch, entropy=True)
+    torch.testing.assert_close(outputs.logprobs, whole.logprobs)
+    torch.testing.assert_close(outputs.entropy, whole.entropy)
 
 
 @pytest.mark.parametrize("architecture", [*SERVED, *UNSERVED])
@@ -195,7 +158,7 @@ def test_logprobs_entropy_and_zeros_off_the_mask(tiny: Load, architecture: str) 
     model, batch = tiny(architecture), make_batch()
     learner = LocalLearner(model, Optimiser(), micro_batch_tokens=100)
     found = learner.logprobs(batch)
-    outputs = learner.outputs(batch, Entropy.DETACHED)
+    outputs = learner.outputs(batch)
     assert outputs.entropy is not None
     for row in range(batch.size):  # each row by itself, by the module's own forward
         tokens = batch.tokens[row : row + 1, : int(batch.lengths[row])]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from maieutic.backends.local import LocalBackend, LocalSampler
+from maieutic.backends.local import LocalBackend, LocalSampler, Optimiser
 from maieutic.backends.local.check import decoder_for
 from maieutic.backends.local.rows import draw
 from maieutic.backends.local.uniform import row_key, uniforms
@@ -383,7 +383,7 @@ def test_lora_and_version(tiny: Load) -> None:
     for name, weight in model.module.named_parameters():
         if "lora_B" in name:  # zero at first: make the adapter matter
             torch.nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(2))
-    policy = LocalBackend().policy(model, _no_optimiser())
+    policy = LocalBackend().policy(model, Optimiser())
     policy.learner.version = 7
     made = sample_all(policy.sampler, PROMPTS, plain)  # type: ignore[arg-type]
     bare = sample_all(sampler(tiny()), PROMPTS, plain)
@@ -393,9 +393,3 @@ def test_lora_and_version(tiny: Load) -> None:
             assert completion.version == 7
             expected = full_logprobs(model, prompt, completion)
             assert (expected - torch.tensor(completion.logprobs)).abs().max() < 1e-5
-
-
-def _no_optimiser():
-    from maieutic.backends.local import Optimiser
-
-    return Optimiser()

@@ -64,8 +64,9 @@ def _attend(
             "the maieutic attention function was called outside a maieutic forward; expected a layout to be set. "
             "Load the model with its own attention implementation ('sdpa'): the backend plugs itself in when needed"
         )
-    asked = sorted(name for name, value in extra.items() if name not in HARMLESS and value not in (None, False))
-    if asked or attention_mask is not None or dropout or extra.get("is_causal") is False:
+    asked = sorted(n for n, given in extra.items() if n not in HARMLESS and given is not None and given is not False)
+    causal = extra.get("is_causal", getattr(module, "is_causal", True))
+    if asked or attention_mask is not None or dropout or causal is False:
         raise Unservable(f"its attention asks for {', '.join(asked) or 'a mask, dropout or non-causal attention'}")
     layer = getattr(module, "layer_idx", None)
     if layer is None:

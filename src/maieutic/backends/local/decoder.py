@@ -117,11 +117,31 @@ class SlotDecoder:
 
 
 class _Siblings:
-    """The rows of one prompt: their slots (-1 once moved out) and the module's own cache of all of them."""
+    """The rows of one prompt: their slots (-1 once gone), their tokens `[n, t]`, and the module's cache of them.
 
-    def __init__(self, slots: Sequence[int], cache: Any) -> None:
+    A module that returns no cache in transformers' common form is given all its tokens again each time.
+    """
+
+    def __init__(self, slots: Sequence[int], tokens: Tensor) -> None:
         self.slots = np.array(slots)
-        self.cache = cache
+        self.tokens = tokens
+        self.cache: Any = None
+
+    def run(self, module: nn.Module) -> Tensor:
+        """Logits after the latest token, `[n, V]`."""
+        seen = self.tokens.shape[1]
+        if self.cache is None:
+            out = module(input_ids=self.tokens, attention_mask=torch.ones_like(self.tokens), use_cache=True)
+        else:
+            out = module(
+                input_ids=self.tokens[:, -1:],
+                attention_mask=torch.ones_like(self.tokens),
+                position_ids=torch.full_like(self.tokens[:, -1:], seen - 1),
+                past_key_values=self.cache,
+                use_cache=True,
+            )
+        self.cache = getattr(out, "past_key_values", None)
+        return out.logits[:, -1]
 
 
 class OrdinaryDecoder:
@@ -134,37 +154,27 @@ class OrdinaryDecoder:
 
     def admit(self, prompts: Sequence[Sequence[int]], slots: Sequence[Sequence[int]], columns: int) -> Tensor:  # noqa: ARG002
         """See `Decoder`."""
-        taken = np.concatenate([np.asarray(own) for own in slots])
-        self._vacate(taken)
+        self._vacate(np.concatenate([np.asarray(own) for own in slots]))
         after = []
         for prompt, own in zip(prompts, slots, strict=True):
             # Every sibling runs the prompt: repeating a cache is not possible for every kind of cache.
-            tokens = torch.tensor([list(prompt)], device=self.device).expand(len(own), -1)
-            out = self.module(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=True)
-            self.families.append(_Siblings(own, out.past_key_values))
-            after.append(out.logits[0, -1])
+            tokens = torch.tensor([list(prompt)], device=self.device).repeat(len(own), 1)
+            self.families.append(_Siblings(own, tokens))
+            after.append(self.families[-1].run(self.module)[0])
         return torch.stack(after)
 
-    def decode(self, tokens: Ints, positions: Ints, alive: NDArray[np.bool_]) -> Tensor:
+    def decode(self, tokens: Ints, positions: Ints, alive: NDArray[np.bool_]) -> Tensor:  # noqa: ARG002
         """See `Decoder`."""
         self._keep(np.flatnonzero(alive))
-        logits: Tensor | None = None
+        found = []
         for family in self.families:
             kept = family.slots >= 0
             fed = torch.from_numpy(np.where(kept, tokens[np.maximum(family.slots, 0)], 0)).to(self.device)
-            at = int(positions[family.slots[kept][0]])
-            out = self.module(
-                input_ids=fed[:, None],
-                attention_mask=fed.new_ones(len(fed), at + 1),
-                position_ids=torch.full_like(fed, at)[:, None],
-                past_key_values=family.cache,
-                use_cache=True,
-            )
-            family.cache = out.past_key_values
-            if logits is None:
-                logits = out.logits.new_zeros(len(tokens), out.logits.shape[-1])
-            logits[torch.from_numpy(family.slots[kept])] = out.logits[torch.from_numpy(kept), -1]
-        assert logits is not None, "decode is called while rows are alive"
+            family.tokens = torch.cat([family.tokens, fed[:, None]], dim=1)
+            found.append((family.slots[kept], family.run(self.module)[torch.from_numpy(kept).to(self.device)]))
+        logits = found[0][1].new_zeros(len(tokens), found[0][1].shape[-1])
+        for slots, own in found:
+            logits[torch.from_numpy(slots).to(self.device)] = own
         return logits
 
     def move(self, sources: Ints, targets: Ints, columns: int) -> None:  # noqa: ARG002

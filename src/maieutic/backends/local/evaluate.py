@@ -9,7 +9,6 @@ for architectures that the plug cannot serve. Both send only predictions of chos
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
 from typing import Any, Protocol
 
 import torch
@@ -25,14 +24,6 @@ CHUNK = 1 << 24
 """Logits held at once (float32: 64 MB). More are made chunk by chunk, and again in the backward pass."""
 
 
-class Entropy(Enum):
-    """Whether entropies are computed, and whether gradient flows through them."""
-
-    NONE = 0
-    DETACHED = 1
-    GRADIENT = 2
-
-
 class Forward(Protocol):
     """A way of running a module over a batch."""
 
@@ -40,29 +31,30 @@ class Forward(Protocol):
         """Row numbers of micro-batches that run `budget` tokens at once; see `packing.split`."""
         ...
 
-    def outputs(self, batch: Batch, entropy: Entropy, value_head: nn.Module | None = None) -> Outputs:
-        """What the model says of the chosen tokens, `[B, T]`, 0 elsewhere."""
+    def outputs(self, batch: Batch, entropy: bool, value_head: nn.Module | None = None) -> Outputs:
+        """What the model says of the chosen tokens, `[B, T]`, 0 elsewhere; `entropy` asks for entropies."""
         ...
 
 
 class PackedForward:
     """Without padding, every prompt once. See `packing`."""
 
-    def __init__(self, trunk: Trunk) -> None:
+    def __init__(self, trunk: Trunk, chunk: int = CHUNK) -> None:
         self.trunk = trunk
+        self.chunk = chunk
 
     def split(self, batch: Batch, budget: int) -> list[Tensor]:
         """See `Forward`."""
         return split(batch, budget)
 
-    def outputs(self, batch: Batch, entropy: Entropy, value_head: nn.Module | None = None) -> Outputs:
+    def outputs(self, batch: Batch, entropy: bool, value_head: nn.Module | None = None) -> Outputs:
         """See `Forward`."""
         packed = pack_tokens(batch.tokens, batch.mask)
         if packed is None:
             return _nothing(batch, entropy, value_head)
         hidden = self.trunk.hidden(packed.tokens, packed.positions, packed.layout)
         states = hidden.index_select(0, packed.sources)
-        scored = _score(self.trunk.logits, states, packed.targets, batch.temperature, entropy)
+        scored = _score(self.trunk.logits, states, packed.targets, batch.temperature, entropy, self.chunk)
         values = None if value_head is None else value_head(states).reshape(-1)
         return _scatter(batch, packed.rows, packed.columns, scored, values)
 
@@ -79,7 +71,7 @@ class PaddedForward:
         """See `Forward`. Here the module makes logits of all tokens, so a large vocabulary lowers the budget."""
         return split_padded(batch, min(budget, max(512, 8 * CHUNK // self.vocabulary)))
 
-    def outputs(self, batch: Batch, entropy: Entropy, value_head: nn.Module | None = None) -> Outputs:
+    def outputs(self, batch: Batch, entropy: bool, value_head: nn.Module | None = None) -> Outputs:
         """See `Forward`."""
         if not batch.mask.any():
             return _nothing(batch, entropy, value_head)
@@ -101,28 +93,29 @@ class PaddedForward:
 
 
 def _score(
-    head: Callable[[Tensor], Tensor], states: Tensor, targets: Tensor, temperature: float, entropy: Entropy
+    head: Callable[[Tensor], Tensor],
+    states: Tensor,
+    targets: Tensor,
+    temperature: float,
+    entropy: bool,
+    at_once: int = CHUNK,
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probs `[M]` and entropies `[M]` of predictions from states `[M, E]`, in chunks of bounded memory."""
+    """Log-probs `[M]` and entropies `[M]` of predictions from states `[M, E]`, `at_once` logits at a time."""
     at = temperature if temperature > 0 else 1.0  # greedy samples carry log-probs at temperature 1
 
-    def chunk(some: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+    def score(some: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         logits = head(some)
-        if entropy is Entropy.NONE:
-            return selected_logprobs(logits, tokens, at), None
-        if entropy is Entropy.GRADIENT:
+        if entropy:
             return selected_logprobs_and_entropy(logits, tokens, at)
-        with torch.no_grad():
-            spread = selected_logprobs_and_entropy(logits, tokens, at)[1]
-        return selected_logprobs(logits, tokens, at), spread
+        return selected_logprobs(logits, tokens, at), None
 
     with torch.no_grad():
         vocabulary = head(states[:1]).shape[-1]
-    size = max(1, CHUNK // vocabulary)
+    size = max(1, at_once // vocabulary)
     if len(states) <= size:
-        return chunk(states, targets)
+        return score(states, targets)
     pieces = [
-        checkpoint(chunk, some, tokens, use_reentrant=False) if torch.is_grad_enabled() else chunk(some, tokens)
+        checkpoint(score, some, tokens, use_reentrant=False) if torch.is_grad_enabled() else score(some, tokens)
         for some, tokens in zip(states.split(size), targets.split(size), strict=True)
     ]
     entropies = [spread for _, spread in pieces if spread is not None]
@@ -142,6 +135,6 @@ def _scatter(
     return Outputs(logprobs, place(scored[1]), place(values))
 
 
-def _nothing(batch: Batch, entropy: Entropy, value_head: nn.Module | None) -> Outputs:
+def _nothing(batch: Batch, entropy: bool, value_head: nn.Module | None) -> Outputs:
     zero = torch.zeros(batch.mask.shape, device=batch.tokens.device)
-    return Outputs(zero, None if entropy is Entropy.NONE else zero, None if value_head is None else zero)
+    return Outputs(zero, zero if entropy else None, None if value_head is None else zero)

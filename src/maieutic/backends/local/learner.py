@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from maieutic.backends.local.check import forward_for
-from maieutic.backends.local.evaluate import Entropy
+from maieutic.backends.local.evaluate import Forward
 from maieutic.backends.local.optimiser import Optimiser, Updater, hidden_matrices
 from maieutic.backends.local.packing import select_rows
 from maieutic.errors import ConfigError, DataError, ModelError, NumericalError, RunError
@@ -40,6 +41,7 @@ class LocalLearner:
     micro_batch_tokens  tokens run through the model at once, at most (more only where one unit is larger).
     max_skips           updates in a row that may be skipped because a gradient was not finite.
     value_head          maps hidden states `[M, E]` to values `[M, 1]`; its weights are trained with the model's.
+    forward             how the module is run (None: as fast as its architecture allows, see `check`).
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class LocalLearner:
         micro_batch_tokens: int = 16384,
         max_skips: int = 3,
         value_head: nn.Module | None = None,
+        forward: Forward | None = None,
     ) -> None:
         if micro_batch_tokens < 1 or max_skips < 0:
             raise ConfigError(
@@ -62,7 +65,7 @@ class LocalLearner:
         self.max_skips = max_skips
         self.value_head = value_head
         model.module.eval()
-        self.forward = forward_for(model.module)
+        self.forward = forward or forward_for(model.module)
         self.optimiser = optimiser
         self.updater = self._new_updater()
 
@@ -79,7 +82,7 @@ class LocalLearner:
             found |= {VALUE_HEAD + name: weight for name, weight in self.value_head.named_parameters()}
         return {name: weight for name, weight in found.items() if weight.requires_grad}
 
-    def outputs(self, batch: Batch, entropy: Entropy = Entropy.NONE) -> Outputs:
+    def outputs(self, batch: Batch, *, entropy: bool = True) -> Outputs:
         """What the model says of the batch now, all at once; with gradient unless it is disabled."""
         return self.forward.outputs(batch, entropy, self.value_head)
 
@@ -97,7 +100,10 @@ class LocalLearner:
         return found
 
     def _evaluated(self, batch: Batch) -> Outputs:
-        parts = [(rows, self.outputs(batch.rows(rows))) for rows in self.forward.split(batch, self.micro_batch_tokens)]
+        parts = [
+            (rows, self.outputs(batch.rows(rows), entropy=False))
+            for rows in self.forward.split(batch, self.micro_batch_tokens)
+        ]
         order = torch.cat([rows for rows, _ in parts]).argsort()
         values = None if self.value_head is None else torch.cat([out.values for _, out in parts])[order]  # type: ignore[misc]
         return Outputs(torch.cat([out.logprobs for _, out in parts])[order], None, values)
@@ -108,24 +114,33 @@ class LocalLearner:
         loss: LossTerms,
         *,
         needs: frozenset[str] = frozenset(),
-        entropy_gradient: bool = False,
     ) -> dict[str, float]:
         """One optimiser step on `sum(weights * loss)`; see `maieutic.protocols.Learner`.
 
-        `outputs.entropy` is always there for the loss to read; with `entropy_gradient` it can be a part of the loss.
+        `outputs.entropy` is always there, with gradient, for the loss to use.
         `policy/sampler_mismatch_nats` compares the weights before this step with the sampler's: it says something
         about the engine only on the first step after sampling.
 
         Raises `DataError` when no token was chosen, `NumericalError` after more than `max_skips` skips in a row.
         """
+        self.updater.forget_gradients()
+        metrics = self.accumulate(batch, loss, needs=needs)
+        return {**metrics, **self._update()}
+
+    def accumulate(
+        self,
+        batch: Batch,
+        loss: LossTerms,
+        *,
+        needs: frozenset[str] = frozenset(),
+    ) -> dict[str, float]:
+        """Add the gradient of `sum(weights * loss)` to the weights' `grad`, in micro-batches."""
         if not bool(batch.mask.any()):
             raise DataError("got a batch in which no token was chosen; expected at least one. Leave such batches out")
-        self.updater.forget_gradients()
-        entropy = Entropy.GRADIENT if entropy_gradient else Entropy.DETACHED
         tally = Tally()
         for rows in self.forward.split(batch, self.micro_batch_tokens):
             micro = select_rows(batch, rows)
-            outputs = self.outputs(micro, entropy)
+            outputs = self.outputs(micro)
             if "old_logprobs" in needs and not micro.has("old_logprobs"):
                 micro = micro.with_(old_logprobs=outputs.logprobs.detach())
             value, watched = loss(outputs, micro)
@@ -133,7 +148,7 @@ class LocalLearner:
             if total.requires_grad:
                 total.backward()
             tally.add(micro, outputs, total, watched)
-        return {**tally.metrics(), **self._update()}
+        return tally.metrics()
 
     def _update(self) -> dict[str, float]:
         """Clip and step, or skip when the gradient is not finite."""
@@ -180,7 +195,7 @@ class LocalLearner:
         try:
             counters = json.loads((folder / "learner.json").read_text(encoding="utf-8"))
             tensors = load_file(folder / "learner.safetensors")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise RunError(f"cannot resume from {folder}: {error}. Resume from an earlier checkpoint") from error
         _read_weights(self.model, folder / "model")
         if self.value_head is not None:
@@ -232,6 +247,6 @@ def _read_weights(model: CausalModel, folder: Path) -> None:
             else:
                 dtype = next(module.parameters()).dtype
                 module.load_state_dict(AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).state_dict())
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         kind = "an adapter" if model.adapter else "a model"
         raise ModelError(f"cannot read {kind} of this shape from {folder}: {error}") from error

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from maieutic.backends.local.check import forward_for
-from maieutic.backends.local.evaluate import Entropy
 from maieutic.models.causal import CausalModel
 from maieutic.types import Batch
 
@@ -24,5 +23,5 @@ class LocalScorer:
     def logprobs(self, batch: Batch) -> Tensor:
         """`[B, T]` nats at the batch's temperature, 0 off the mask."""
         parts = self.forward.split(batch, self.micro_batch_tokens)
-        found = torch.cat([self.forward.outputs(batch.rows(rows), Entropy.NONE).logprobs for rows in parts])
+        found = torch.cat([self.forward.outputs(batch.rows(rows), entropy=False).logprobs for rows in parts])
         return found[torch.cat(parts).argsort()]
