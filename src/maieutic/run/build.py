@@ -165,7 +165,15 @@ def make_source(
     """The stage's source, and whether its rollouts are freshly sampled (else they are demonstrations)."""
     seed = f"{config.seed}/{stage.name}"
     if not algorithm.samples:
-        return Recorded(taskset, policy.chat, batch=stage.prompts, seed=seed, tool=taskset.tool), False
+        recorded = Recorded(
+            taskset,
+            policy.chat,
+            batch=stage.prompts,
+            seed=seed,
+            tool=taskset.tool,
+            word_dropout=stage.word_dropout,
+        )
+        return recorded, False
     roller = Roller(
         policy.sampler,
         policy.chat,
