@@ -1,17 +1,18 @@
 """The learner: the same gradient however a batch is split, ordered, padded or run; bad gradients are skipped."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from maieutic.backends.local import LocalLearner, LocalScorer, Optimiser
+from maieutic.backends.local import LocalLearner, LocalScorer, Optimiser, ReferenceScorer
 from maieutic.backends.local.evaluate import Forward, PackedForward, PaddedForward
 from maieutic.backends.local.packing import pack_tokens, select_rows, split
 from maieutic.backends.local.trunk import Trunk
 from maieutic.errors import DataError, NumericalError
-from maieutic.models.causal import CausalModel, selected_logprobs_and_entropy, token_logprobs
+from maieutic.models.causal import CausalModel, load_causal, selected_logprobs_and_entropy, token_logprobs
 from maieutic.models.lora import LoRA
 from maieutic.types import Batch, Outputs
 
@@ -326,3 +327,33 @@ def test_values(tiny: Load, architecture: str) -> None:
 
     losses = [learner.step(batch, loss)["loss"] for _ in range(5)]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(rank=4)], ids=["full", "lora"])
+def test_a_reference_stays_while_the_policy_learns(tiny: Load, lora: LoRA | None) -> None:
+    model, batch = tiny("llama", lora=lora), make_batch()
+    reference = ReferenceScorer(model)
+    learner = LocalLearner(model, Optimiser(learning_rate=0.01))
+    start = learner.logprobs(batch)
+    assert torch.equal(reference.logprobs(batch), start)  # KL at step 0 is exactly 0
+    for _ in range(3):
+        learner.step(batch, nll)
+    assert torch.equal(reference.logprobs(batch), start)
+    assert (learner.logprobs(batch) - start).abs().max() > 0.01
+    assert len(learner.weights()) > 1
+
+
+def test_the_reference_of_a_loaded_adapter_is_that_adapter(tiny: Load, tmp_path: Path) -> None:
+    batch = make_batch()
+    first = LocalLearner(tiny(lora=LoRA(rank=4)), Optimiser(learning_rate=0.01))
+    first.step(batch, nll)
+    first.step(batch, nll)
+    first.save(tmp_path)
+    model = load_causal(tmp_path / "model", device="cpu")
+    reference, learner = ReferenceScorer(model), LocalLearner(model, Optimiser(learning_rate=0.01))
+    start = learner.logprobs(batch)
+    torch.testing.assert_close(start, first.logprobs(batch), atol=1e-6, rtol=0)
+    assert torch.equal(reference.logprobs(batch), start)
+    learner.step(batch, nll)
+    assert torch.equal(reference.logprobs(batch), start)
+    assert not torch.equal(learner.logprobs(batch), start)

@@ -16,11 +16,11 @@ from maieutic.backends.local.check import decoder_for, why_not
 from maieutic.backends.local.learner import LocalLearner
 from maieutic.backends.local.optimiser import Optimiser
 from maieutic.backends.local.sampler import LocalSampler
-from maieutic.backends.local.scorer import LocalScorer
+from maieutic.backends.local.scorer import LocalScorer, ReferenceScorer
 from maieutic.models.causal import CausalModel
 from maieutic.protocols import Policy
 
-__all__ = ["LocalBackend", "LocalLearner", "LocalSampler", "LocalScorer", "Optimiser", "why_not"]
+__all__ = ["LocalBackend", "LocalLearner", "LocalSampler", "LocalScorer", "Optimiser", "ReferenceScorer", "why_not"]
 
 
 class LocalBackend:
@@ -63,6 +63,10 @@ class LocalBackend:
         """A scorer of a model that is not trained: reference, teacher, student."""
         model.module.to(self.device)
         return LocalScorer(model, micro_batch_tokens=self.micro_batch_tokens)
+
+    def reference(self, model: CausalModel) -> ReferenceScorer:
+        """A scorer that stays where the policy's model is now, whatever is learned afterwards."""
+        return ReferenceScorer(model, micro_batch_tokens=self.micro_batch_tokens)
 
     def _sampler(self, model: CausalModel, version: Callable[[], int]) -> LocalSampler:
         model.module.eval()

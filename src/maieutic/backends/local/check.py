@@ -28,6 +28,7 @@ TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
 COARSE = 5e-2
 
 _reasons: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+_said: set[tuple[str, str]] = set()
 
 
 def forward_for(module: nn.Module) -> Forward:
@@ -42,15 +43,16 @@ def decoder_for(module: nn.Module) -> Decoder:
 
 
 def why_not(module: nn.Module) -> str:
-    """Why plugged attention cannot serve a module, or an empty string. Found out, and logged, once a module."""
+    """Why plugged attention cannot serve a module, or an empty string. Found out once a module, logged once."""
     if module not in _reasons:
         _reasons[module] = _find_reason(module)
-        if _reasons[module]:
+        said = (type(bare(module)).__name__, _reasons[module])
+        if _reasons[module] and said not in _said:
+            _said.add(said)
             log.warning(
                 "%s cannot use the fast engine: %s. It runs through its own forward and cache instead: the same "
                 "numbers, several times slower.",
-                type(bare(module)).__name__,
-                _reasons[module],
+                *said,
             )
     return _reasons[module]
 
