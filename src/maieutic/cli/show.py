@@ -1,4 +1,4 @@
-"""`maieutic show RUN`: a run in the terminal and as data."""
+"""`maieutic show RUN`: a run in the terminal, as data, and as a page."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ def show(
     best: Annotated[int, typer.Option(min=0, help="How many of the rollouts with the highest reward.")] = 2,
     worst: Annotated[int, typer.Option(min=0, help="How many of the rollouts with the lowest reward.")] = 1,
     step: Annotated[int | None, typer.Option(min=0, help="Rollouts of this step only.")] = None,
+    report: Annotated[bool, typer.Option(help="Also write report.html into the run's folder.")] = True,
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
     """Show where a run is, what was measured, its curves, its health and what it wrote; also while it is going."""
+    from maieutic.errors import RunError
+    from maieutic.report import write_report
     from maieutic.report.curves import chosen
     from maieutic.report.data import as_data
     from maieutic.report.reading import Order, only, read_rollouts, read_run
@@ -39,4 +42,9 @@ def show(
     to.out.print(galleries(found, find_tokenizer(view)))
     if step is not None and (best or worst) and not any(found.values()):
         to.note(f"no rollouts with a reward are stored of step {step}")
+    if report:
+        try:
+            to.note(f"report: {write_report(run)}")
+        except RunError as error:  # a full disk, or an archive that may not be written: the run is shown all the same
+            to.note(str(error))
     to.write_json(as_data(view, metric or None, found))

@@ -100,3 +100,10 @@ def ends(points: Points) -> tuple[float, float] | None:
         return None
     count = max(1, min(10, len(values) // 10))
     return statistics.fmean(values[:count]), statistics.fmean(values[-count:])
+
+
+def number(value: float) -> str:
+    """Three significant digits: `0.0123`, `1,230`, `1.2e-07`."""
+    if value and not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.1e}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

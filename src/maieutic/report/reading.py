@@ -145,6 +145,15 @@ def read_rollouts(
     return sorted(found, key=lambda each: first[each.task.id] is not each)[:count]
 
 
+def read_step(path: Path | str, stage: str, step: int, most: int) -> list[StoredRollout]:
+    """At most `most` rollouts of one step, as they were written."""
+    directory = RunDirectory.open(path)
+    if not has_database(directory):
+        return []
+    with Store.open_reader(directory.database) as store:
+        return store.rollouts(stage, step, limit=most)
+
+
 def has_database(directory: RunDirectory) -> bool:
     """Whether the run came so far as to write its database."""
     return directory.database.is_file() and directory.database.stat().st_size > 0

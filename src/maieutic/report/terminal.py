@@ -14,11 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from maieutic.report.braille import braille
-from maieutic.report.curves import Points, finite
+from maieutic.report.curves import Points, finite, number
 from maieutic.report.health import health
 from maieutic.report.measured import Change, Measured, by_name, changes, shown
 from maieutic.report.reading import RunView, State
-from maieutic.report.transcripts import credit, inserted_tokens, pieces
+from maieutic.report.transcripts import inserted_tokens, judged, pieces, visible
+from maieutic.report.words import duration
 from maieutic.run.records import StoredRollout
 
 if TYPE_CHECKING:
@@ -73,14 +74,6 @@ def header(view: RunView) -> RenderableType:
     return Group(*parts)
 
 
-def duration(seconds: float) -> str:
-    """`41.2 s`, `12 min 5 s`, `3 h 20 min`."""
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def evaluations(measured: Sequence[Measured]) -> Iterable[RenderableType]:
     """For each evaluation a table of metrics by stages, then what changed from stage to stage."""
     found, refused = changes(measured)
@@ -131,13 +124,6 @@ def plot(name: str, points: Points, width: int, height: int = PLOT_HEIGHT) -> Te
     return text
 
 
-def number(value: float) -> str:
-    """Three significant digits: `0.0123`, `1,230`, `1.2e-07`."""
-    if value and not 1e-3 <= abs(value) < 1e6:
-        return f"{value:.1e}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
 def gallery(title: str, rollouts: Sequence[StoredRollout], tokenizer: Tokenizer | None) -> RenderableType:
     """Rollouts below a title."""
     panels = [transcript(stored, tokenizer) for stored in rollouts]
@@ -147,10 +133,10 @@ def gallery(title: str, rollouts: Sequence[StoredRollout], tokenizer: Tokenizer 
 def transcript(stored: StoredRollout, tokenizer: Tokenizer | None) -> RenderableType:
     """Prompt and completion of a rollout, what a tool inserted within ⟦ ⟧, and how it was judged."""
     title = Text(judged(stored), style="cyan")
-    prompt = Text("\n".join(f"{m.role}: {m.content}" for m in stored.task.prompt), style="dim")
+    prompt = Text(visible("\n".join(f"{m.role}: {m.content}" for m in stored.task.prompt)), style="dim")
     parts: list[RenderableType] = [title, prompt, Padding(completion(stored, tokenizer), (0, 0, 0, 2))]
     notes = [note for note in (stored.rollout.note, stored.score.note) if note]
-    parts += [Text(note, style="yellow") for note in notes]
+    parts += [Text(visible(note), style="yellow") for note in notes]
     return Panel(Group(*parts), border_style="dim")
 
 
@@ -158,7 +144,8 @@ def completion(stored: StoredRollout, tokenizer: Tokenizer | None) -> Text:
     """The text that the model wrote, with the tool's insertions marked."""
     text, cut = Text(), pieces(stored, tokenizer)
     for piece in cut:
-        text.append(f"⟦{piece.text}⟧" if piece.inserted else piece.text, style="magenta" if piece.inserted else "")
+        shown_text = visible(piece.text)
+        text.append(f"⟦{shown_text}⟧" if piece.inserted else shown_text, style="magenta" if piece.inserted else "")
     if len(text) > LONGEST:
         more = len(text) - LONGEST
         text = Text.assemble(text[:LONGEST], (f" … {more:,} more characters", "dim"))
@@ -166,19 +153,6 @@ def completion(stored: StoredRollout, tokenizer: Tokenizer | None) -> Text:
     if by_tool and not any(piece.inserted for piece in cut):
         text.append(f"  (a tool wrote {by_tool} of these tokens)", style="dim")
     return text if len(text) else Text("(nothing)", style="dim")
-
-
-def judged(stored: StoredRollout) -> str:
-    """`reward 1.1 (answer 1, format 0.1) · correct · stop · 24 tokens · advantage +0.87 · rl step 3 · task t/1`."""
-    score, rollout = stored.score, stored.rollout
-    parts = ", ".join(f"{name} {value:g}" for name, value in score.parts.items())
-    words = {True: "correct", False: "wrong", None: ""}
-    found = [
-        "no reward" if score.reward is None else f"reward {score.reward:g}" + (f" ({parts})" if parts else ""),
-        words[score.correct], rollout.finish.value, f"{rollout.completion_length} tokens", credit(stored),
-        f"{stored.stage} step {stored.step}", f"task {stored.task.id}",
-    ]  # fmt: skip
-    return " · ".join(word for word in found if word)
 
 
 def galleries(found: Mapping[str, Sequence[StoredRollout]], tokenizer: Tokenizer | None) -> RenderableType:

@@ -18,6 +18,23 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
+#: What a terminal or a browser would obey instead of showing: control characters and changes of direction.
+UNSEEN = {
+    **{i: 0x2400 + i for i in range(32) if chr(i) not in "\t\n"},
+    0x7F: 0x2421,
+    **dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD),
+}
+
+
+def visible(text: str) -> str:
+    """The text, of the same length, with a visible sign for every character that would not be shown but obeyed.
+
+    >>> visible("\x1b[2J")
+    '␛[2J'
+    """
+    return text.translate(UNSEEN)
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """A stretch of a completion: `Piece("12", inserted=True)`."""
@@ -77,6 +94,19 @@ def credit(stored: StoredRollout) -> str:
     if high - low <= 1e-6 * max(1.0, abs(high)):
         return f"advantage {high:+.2f}"
     return f"advantages {low:+.2f} to {high:+.2f}"
+
+
+def judged(stored: StoredRollout) -> str:
+    """`reward 1.1 (answer 1, format 0.1) · correct · stop · 24 tokens · advantage +0.87 · rl step 3 · task t/1`."""
+    score, rollout = stored.score, stored.rollout
+    parts = ", ".join(f"{name} {value:g}" for name, value in score.parts.items())
+    words = {True: "correct", False: "wrong", None: ""}
+    found = [
+        "no reward" if score.reward is None else f"reward {score.reward:g}" + (f" ({parts})" if parts else ""),
+        words[score.correct], rollout.finish.value, f"{rollout.completion_length} tokens", credit(stored),
+        f"{stored.stage} step {stored.step}", f"task {stored.task.id}",
+    ]  # fmt: skip
+    return visible(" · ".join(word for word in found if word))
 
 
 def _end(text: str, tokens: Sequence[int], tokenizer: Tokenizer) -> int | None:

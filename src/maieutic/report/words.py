@@ -1,0 +1,80 @@
+"""A run in a paragraph: what was trained, how far it came, what was measured, and what that shows."""
+
+from __future__ import annotations
+
+from maieutic.config import Config
+from maieutic.report.measured import Change, Measured, by_name, shown
+from maieutic.report.reading import RunView, StageView, State
+
+#: What the summary tells of an evaluation, where it is there.
+HEADLINES = ("greedy", "pass@1", "pass", "vote", "strict")
+
+ENDINGS = {
+    State.COMPLETE: "The run is complete.",
+    State.RUNNING: "The run is still going, at {at}.",
+    State.INTERRUPTED: "The run was interrupted at {at}; go on with: {resume}",
+    State.NOT_BEGUN: "The run has not done anything yet.",
+}
+
+
+def summary(view: RunView, changes: list[Change]) -> list[str]:
+    """Sentences, in order."""
+    at = f"{view.at.progress} of stage {view.at.name}"
+    told = [f"{view.config.name} trains {model(view.config)}: {', then '.join(map(stage, view.stages))}."]
+    told.append(ENDINGS[view.state].format(at=at, resume=view.resume))
+    for name, made in by_name(view.measured).items():
+        told += _told(name, made, [change for change in changes if change.name == name])
+    return told
+
+
+def model(config: Config) -> str:
+    """The model that a run starts from, in words."""
+    if config.model.small is None:
+        lora = config.model.lora
+        return f"{config.model.path}" + ("" if lora is None else f" with a LoRA adapter of rank {lora.rank}")
+    small = config.model.small
+    return f"a small {small.architecture} model built from scratch ({small.layers} layers, width {small.width})"
+
+
+def stage(view: StageView) -> str:
+    """`grpo on train (step 40 of 100; 10,240 rollouts; 12 min 5 s)`."""
+    named = view.name if view.name == view.algorithm else f"{view.name} ({view.algorithm})"
+    parts = [view.progress if view.done else "not begun"]
+    parts += [f"{view.rollouts:,} rollouts"] if view.rollouts else []
+    parts += [duration(view.seconds)] if view.seconds else []
+    return f"{named} on {view.tasks} ({'; '.join(parts)})"
+
+
+def duration(seconds: float) -> str:
+    """`41.2 s`, `12 min 5 s`, `3 h 20 min`."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def place(stage: str) -> str:
+    """`after grpo`; `at the start` for what was measured before the first stage."""
+    return "at the start" if stage == "start" else f"after {stage}"
+
+
+def headlines(metrics: list[str]) -> list[str]:
+    """The metrics that the summary tells, in order."""
+    return [m for wanted in HEADLINES for m in metrics if m == wanted or (m.startswith(f"{wanted}@") and m != "pass@1")]
+
+
+def _told(name: str, made: list[Measured], changes: list[Change]) -> list[str]:
+    first, last = made[0], made[-1]
+    size = f"{len(last.evaluation.problems):,} problems of {name}"
+    size += f", {last.evaluation.n} samples each" if last.evaluation.n else ""
+    told = [m for m in headlines(list(last.intervals)) if m in first.intervals]
+    if first is last:
+        values = ", ".join(f"{metric} {shown(metric, last.intervals[metric])}" for metric in told)
+        return [f"Measured {place(last.stage)} on {size}: {values}."]
+    across = {c.metric: c for c in changes if (c.old, c.new) == (first.stage, last.stage)}
+    values = "; ".join(
+        f"{metric} {first.intervals[metric].value:.1%} → {last.intervals[metric].value:.1%}"
+        + (f", {across[metric].text()}" if metric in across else "")
+        for metric in told
+    )
+    return [f"Measured on {size}, {place(first.stage)} and {place(last.stage)}: {values}."]
