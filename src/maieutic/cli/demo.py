@@ -58,10 +58,10 @@ def demo(
         show.note(f"the demo in {folder} is complete; these are its results (--fresh begins anew)")
         total = None
     else:
-        show.note(INTRODUCTION)
+        show.note(INTRODUCTION, style="default")
         if resume:
             show.note(f"going on with the demo in {folder}, which was not complete (--fresh begins anew)")
-        carry_out(show, config, folder, resume=resume)
+        carry_out(show, config, folder, resume=resume, again=f"maieutic demo --run {folder}")
         total = None if resume else time.monotonic() - began
     show.write_json(_results(show, config, folder, total))
 
@@ -103,8 +103,10 @@ def _remove(folder: Path) -> None:
         if any(folder.iterdir()):
             raise RunError(f"{folder} holds no run: it is not removed; choose another --run")
         return
-    _config(folder, None, None)  # raises for the run of something else
     text = (folder / "config.toml").read_text(encoding="utf-8")
+    # only the name is looked at: a config that an older version wrote must not stand in the way
+    if 'name = "demo"' not in text.splitlines():
+        raise RunError(f"{folder} holds the run of another config: it is not removed; choose another --run")
     with RunDirectory.create(folder, text, resume=True):  # raises when another process holds it
         shutil.rmtree(folder)
 
@@ -129,6 +131,7 @@ def _results(show: Screen, config: Config, folder: Path, total: float | None) ->
     summary = RunDirectory.open(folder).summary() or {}
     model = str(summary["model"])
     say_where(show, folder, model, write_report(folder), "arithmetic")
+    show.out.print(f"        maieutic demo --seed {config.seed + 1}", markup=False, highlight=False)
     return {
         "stages": {
             stage: {name: made.intervals[name].to_dict() for name in headline(made.intervals)}
@@ -183,7 +186,7 @@ def _greedy(problem: Problem) -> bool:
 
 
 def _contrasts(config: Config, sft: Evaluation, rl: Evaluation) -> Sequence[Contrast]:
-    from maieutic.run.build import Tasksets
+    from maieutic.run.tasksets import Tasksets
 
     tasks = Tasksets(config)[rl.name]
     asked = {task.id: task for task in (tasks[i] for i in range(len(tasks)))}

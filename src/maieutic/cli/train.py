@@ -49,7 +49,8 @@ def train(
     if dry_run:
         _say_plan(show, read, plan, folder)
         return
-    summary = carry_out(show, read, folder, resume=resume)
+    again = f"maieutic train --run {folder} --resume"
+    summary = carry_out(show, read, folder, resume=resume, again=again)
     show.write_json(conclude(show, folder, summary))
 
 
@@ -74,7 +75,8 @@ def check(config: Config) -> str:
     A mistake in the last stage is better found now than after the first one has trained for an hour.
     """
     from maieutic.models.find import find_model
-    from maieutic.run.build import Tasksets, describe, make_reward, make_stage_algorithm
+    from maieutic.run.build import describe, make_reward, make_stage_algorithm
+    from maieutic.run.tasksets import Tasksets
 
     tasksets = Tasksets(config)
     plan = describe(config, tasksets)

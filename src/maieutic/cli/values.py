@@ -10,7 +10,8 @@ from typing import Any
 
 from maieutic.errors import ConfigError, ModelError, UnknownName
 from maieutic.protocols import Taskset
-from maieutic.tasks import TASKSETS, make_taskset
+from maieutic.run.tasksets import named_taskset
+from maieutic.tasks import TASKSETS
 from maieutic.tasks.files import SUFFIXES
 
 
@@ -51,9 +52,9 @@ def taskset(name: str, options: Mapping[str, Any], *, split: str | None = None) 
     if name in TASKSETS:
         takes = inspect.signature(TASKSETS[name]).parameters
         default = {"split": split} if split is not None and "split" in takes else {}
-        return make_taskset(name, **{**default, **options})
+        return named_taskset(name, {**default, **options})
     if Path(name).suffix.lower() in SUFFIXES or "/" in name or Path(name).exists():
-        return make_taskset("file", path=name, **options)
+        return named_taskset("file", {"path": name, **options})
     unknown = UnknownName("taskset", name, TASKSETS)
     raise ConfigError(f"{unknown} A file of tasks is given by its path ({', '.join(SUFFIXES)}).")
 

@@ -13,7 +13,7 @@ from maieutic.report.measured import Measured, by_name
 from maieutic.report.reading import RunView
 from maieutic.report.transcripts import inserted_tokens, judged, pieces
 from maieutic.report.words import place
-from maieutic.run.build import Tasksets
+from maieutic.run.tasksets import Tasksets
 from maieutic.run.records import StoredRollout
 from maieutic.types import Task
 

@@ -10,16 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maieutic.config import Config, StageConfig, TasksConfig
-from maieutic.errors import ConfigError, DataError, UnknownName
+from maieutic.config import Config, StageConfig
+from maieutic.errors import UnknownName
 from maieutic.protocols import Policy, Reward, Source, Taskset
 from maieutic.rewards.compose import answer_reward, weighted
 from maieutic.rewards.format import think_format
 from maieutic.rewards.lift import FailureBudget, load_reward
 from maieutic.rollout import Roller
 from maieutic.run.durable import sync, sync_tree
+from maieutic.run.tasksets import Tasksets
 from maieutic.sources import Recorded, Sampled
-from maieutic.tasks import make_taskset, mixture, shuffled, take
 
 if TYPE_CHECKING:
     from maieutic.backends.local import LocalBackend, Optimiser
@@ -28,37 +28,6 @@ if TYPE_CHECKING:
 
 #: Tasks that a from-scratch tokenizer reads, from the front of each stage's taskset.
 CORPUS_TASKS = 20_000
-
-
-class Tasksets:
-    """The tasksets of a config by name, each made once, when it is first asked for."""
-
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._made: dict[str, Taskset] = {}
-
-    def __getitem__(self, name: str) -> Taskset:
-        if name not in self._config.tasks:
-            raise UnknownName("tasks", name, self._config.tasks)
-        if name not in self._made:
-            self._made[name] = self._make(name, self._config.tasks[name], ())
-        return self._made[name]
-
-    def _make(self, name: str, spec: TasksConfig, inside: tuple[str, ...]) -> Taskset:
-        if name in inside:
-            raise ConfigError(f"tasks.{name} is a mixture of itself, by way of {' → '.join((*inside, name))}")
-        if spec.mixture is not None:
-            parts = {self._make(n, self._config.tasks[n], (*inside, name)): w for n, w in spec.mixture.items()}
-            made: Taskset = mixture(parts, self._config.seed, spec.size, name)
-        else:
-            made = make_taskset(str(spec.taskset), **spec.options)
-        if spec.shuffle:
-            made = shuffled(made, self._config.seed)
-        if spec.start or spec.limit is not None:
-            made = take(made, spec.start, None if spec.limit is None else spec.start + spec.limit)
-        if not len(made):
-            raise DataError(f"tasks.{name} holds no task; check its split, start and limit")
-        return made
 
 
 def make_backend(config: Config) -> LocalBackend:

@@ -25,7 +25,6 @@ from maieutic.errors import RunError
 from maieutic.evaluate import Evaluation, evaluate_sync
 from maieutic.protocols import Scorer
 from maieutic.run.build import (
-    Tasksets,
     load_model,
     make_backend,
     make_optimiser,
@@ -36,6 +35,7 @@ from maieutic.run.build import (
 from maieutic.run.checkpoints import Checkpoint, Checkpoints
 from maieutic.run.directory import RunDirectory
 from maieutic.run.store import Store
+from maieutic.run.tasksets import Tasksets
 from maieutic.train import train
 from maieutic.types import Step
 

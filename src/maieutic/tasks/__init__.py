@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 from collections.abc import Callable
 from typing import Any
 
-from maieutic.errors import ConfigError, UnknownName
+from maieutic.choose import choose
 from maieutic.protocols import Taskset
 from maieutic.tasks.arithmetic import arithmetic, arithmetic_vocabulary
 from maieutic.tasks.files import file
@@ -34,23 +32,7 @@ def make_taskset(name: str, **options: Any) -> Taskset:
     Raises UnknownName for a name that is not in `TASKSETS`, ConfigError for an option that its factory does not take
     or lacks, and whatever the factory raises.
     """
-    if name not in TASKSETS:
-        raise UnknownName("taskset", name, TASKSETS)
-    factory = TASKSETS[name]
-    parameters = inspect.signature(factory).parameters
-    for option in options:
-        if option not in parameters:
-            near = difflib.get_close_matches(option, parameters, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
-            raise ConfigError(f"taskset {name!r} has no option {option!r}{hint} It takes: {', '.join(parameters)}.")
-    missing = [
-        parameter.name
-        for parameter in parameters.values()
-        if parameter.default is parameter.empty and parameter.name not in options
-    ]
-    if missing:
-        raise ConfigError(f"taskset {name!r} needs {', '.join(missing)}; it takes: {', '.join(parameters)}.")
-    return factory(**options)
+    return choose("taskset", TASKSETS, name, options)
 
 
 __all__ = [

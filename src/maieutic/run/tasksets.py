@@ -1,0 +1,85 @@
+"""Tasksets by name, joined with the verifier that checks them and the tool they may use.
+
+A taskset knows how its own answers look where it makes them itself (`arithmetic`, `svamp`). Answers that people wrote
+(`gsm8k`, a file, a Hub data set) are read by `AnswerVerifier`; `verifier` and `tool` choose others by name.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from maieutic.config import Config, TasksConfig
+from maieutic.environments.tools import make_tool
+from maieutic.errors import ConfigError, DataError, UnknownName
+from maieutic.protocols import Taskset
+from maieutic.rewards.answers import AnswerVerifier
+from maieutic.tasks import TASKSETS, make_taskset, mixture, shuffled, take
+
+#: Name → verifier of answers in free text.
+VERIFIERS: Mapping[str, Callable[[], AnswerVerifier]] = {
+    "strict": AnswerVerifier,
+    "flexible": lambda: AnswerVerifier(strict=False),
+    "latex": lambda: AnswerVerifier(latex=True),
+    "number": lambda: AnswerVerifier(tolerance=1e-3),
+}
+#: Tasksets whose answers were written by people, and the verifier they have unless told otherwise.
+WRITTEN_BY_PEOPLE: Mapping[str, str] = {"gsm8k": "strict", "file": "strict", "hub": "strict"}
+#: Answers that are checked when a taskset is loaded, from its front: better now than at step 400.
+CHECKED = 10_000
+
+
+def named_taskset(name: str, options: Mapping[str, Any]) -> Taskset:
+    """The taskset of that name: `named_taskset("file", {"path": "mine.jsonl", "verifier": "flexible"})`.
+
+    Besides the taskset's own options, `verifier` is one of `VERIFIERS` and `tool` one of `environments.tools.TOOLS`.
+    Raises UnknownName and ConfigError for what is not known, DataError for an answer that cannot be compared with.
+    """
+    given = dict(options)
+    takes = inspect.signature(TASKSETS[name]).parameters if name in TASKSETS else {}
+    chosen = given.pop("verifier", WRITTEN_BY_PEOPLE.get(name))
+    if chosen is not None and "verifier" in takes:
+        if chosen not in VERIFIERS:
+            raise UnknownName("verifier", str(chosen), VERIFIERS)
+        verifier = VERIFIERS[str(chosen)]()
+        made = make_taskset(name, **{**given, **_tool(given), "verifier": verifier})
+        for i in range(min(len(made), CHECKED)):
+            verifier.check_gold(made[i])
+        return made
+    return make_taskset(name, **{**given, **_tool(given)})
+
+
+def _tool(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {"tool": make_tool(str(given["tool"]))} if "tool" in given else {}
+
+
+class Tasksets:
+    """The tasksets of a config by name, each made once, when it is first asked for."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._made: dict[str, Taskset] = {}
+
+    def __getitem__(self, name: str) -> Taskset:
+        if name not in self._config.tasks:
+            raise UnknownName("tasks", name, self._config.tasks)
+        if name not in self._made:
+            self._made[name] = self._make(name, self._config.tasks[name], ())
+        return self._made[name]
+
+    def _make(self, name: str, spec: TasksConfig, inside: tuple[str, ...]) -> Taskset:
+        if name in inside:
+            raise ConfigError(f"tasks.{name} is a mixture of itself, by way of {' → '.join((*inside, name))}")
+        if spec.mixture is not None:
+            parts = {self._make(n, self._config.tasks[n], (*inside, name)): w for n, w in spec.mixture.items()}
+            made: Taskset = mixture(parts, self._config.seed, spec.size, name)
+        else:
+            made = named_taskset(str(spec.taskset), spec.options)
+        if spec.shuffle:
+            made = shuffled(made, self._config.seed)
+        if spec.start or spec.limit is not None:
+            made = take(made, spec.start, None if spec.limit is None else spec.start + spec.limit)
+        if not len(made):
+            raise DataError(f"tasks.{name} holds no task; check its split, start and limit")
+        return made
