@@ -25,7 +25,8 @@ LEVELS = [
     {"config"},
     {"run"},
     {"report"},
-    {"cli", "__main__"},
+    {"cli"},
+    {"__main__"},
 ]
 #: Heavy or conflicting libraries and who may import them.
 OWNERS = {"transformers": {"models", "backends"}, "peft": {"models", "backends"}, "vllm": {"backends"}, "ray": {"backends"}}

@@ -40,7 +40,7 @@ class Sampled:
 
     `until` (dynamic sampling, DAPO, arXiv 2503.14476, §3.2): groups of which it says False do not count, and more
     tasks are drawn in their place, in at most `max_refill` further rounds; after that the step makes do with fewer,
-    with a warning. Every group drawn is returned, those that do not count too: they belong in the log, and `select`
+    with one warning. Every group drawn is returned, those that do not count too: they belong in the log, and `select`
     leaves them out.
     """
 
@@ -64,6 +64,7 @@ class Sampled:
         self.until, self.max_refill = until, max_refill
         self.order = Order(len(tasks), seed)
         self.visits = 0
+        self._warned = False
 
     def next(self) -> list[Group]:
         """The groups of one step, in the order in which their tasks were drawn."""
@@ -77,11 +78,13 @@ class Sampled:
             if not missing:
                 break
         else:
-            log.warning(
+            log.log(
+                logging.INFO if self._warned else logging.WARNING,
                 "%d of %d prompts gave no usable group after %d refills (their rewards are all equal): the tasks are "
                 "too easy or too hard for this policy; raise num_generations or max_refill, or change the tasks",
                 missing, self.prompts, self.max_refill,
             )  # fmt: skip
+            self._warned = True
         self.visits = visits
         return drawn
 
