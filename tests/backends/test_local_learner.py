@@ -142,10 +142,10 @@ def test_lora_gradient_is_the_same_packed_and_padded(tiny: Load) -> None:
 
 
 def test_gradient_is_the_same_when_logits_are_made_in_chunks(tiny: Load) -> None:
-    # 32 logits a prediction, so 32 * 7 at a time are 7 predictions of more than a hundred.
+    # 32 logits a prediction, so 32 * 7 are 7 predictions of more than a hundred.
     model = tiny("llama", "float64")
     batch = make_batch(torch.float64)
-    chunked = PackedForward(Trunk(model.module), chunk=32 * 7)
+    chunked = PackedForward(Trunk(model.module), held=32 * 7)
     assert_same(gradients(model, batch, forward=chunked), gradients(model, batch))
     with torch.no_grad():
         outputs = chunked.outputs(batch, entropy=True)

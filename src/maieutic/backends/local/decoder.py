@@ -24,8 +24,8 @@ from maieutic.backends.local.trunk import Trunk
 
 Ints = NDArray[np.int64]
 
-COLUMN_STEP = 64
-"""Columns are reserved in steps, so that slightly longer prompts do not move the whole store."""
+COLUMN_STEP, SLOT_STEP = 64, 16
+"""Room is reserved in steps, so that one more row or a slightly longer prompt does not move the whole store."""
 
 
 class Decoder(Protocol):
@@ -66,7 +66,7 @@ class SlotDecoder:
     def admit(self, prompts: Sequence[Sequence[int]], slots: Sequence[Sequence[int]], columns: int) -> Tensor:
         """See `Decoder`."""
         highest = max(max(own) for own in slots) + 1
-        self.store.reserve(highest, -(-columns // COLUMN_STEP) * COLUMN_STEP)
+        self.store.reserve(_up(highest, SLOT_STEP), _up(columns, COLUMN_STEP))
         pieces = [Piece(np.asarray(p, dtype=np.int64), 0, i) for i, p in enumerate(prompts)]
         packed, starts, _ = lay_out(pieces, [])
         flat = np.empty(sum(len(p.tokens) for p in pieces), np.int64)
@@ -114,6 +114,10 @@ class SlotDecoder:
 
     def _put(self, array: Ints) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(self.device)
+
+
+def _up(size: int, step: int) -> int:
+    return -(-size // step) * step
 
 
 class _Siblings:

@@ -20,8 +20,15 @@ from maieutic.backends.local.trunk import Trunk, bare
 from maieutic.models.causal import selected_logprobs, selected_logprobs_and_entropy
 from maieutic.types import Batch, Outputs
 
-CHUNK = 1 << 24
-"""Logits held at once (float32: 64 MB). More are made chunk by chunk, and again in the backward pass."""
+HELD = 1 << 26
+"""Logits that may be held for the backward pass (float32: 256 MB, and a few times that with what is made of them).
+More are made chunk by chunk, and again in the backward pass."""
+
+CHUNK = 1 << 20
+"""Logits of a chunk: few enough to stay in a processor's cache from one operation to the next."""
+
+ROWS = 256
+"""Predictions of a chunk at least: the head's matrix is read once for each chunk."""
 
 
 class Forward(Protocol):
@@ -39,9 +46,9 @@ class Forward(Protocol):
 class PackedForward:
     """Without padding, every prompt once. See `packing`."""
 
-    def __init__(self, trunk: Trunk, chunk: int = CHUNK) -> None:
+    def __init__(self, trunk: Trunk, held: int = HELD) -> None:
         self.trunk = trunk
-        self.chunk = chunk
+        self.held = held
 
     def split(self, batch: Batch, budget: int) -> list[Tensor]:
         """See `Forward`."""
@@ -54,7 +61,7 @@ class PackedForward:
             return _nothing(batch, entropy, value_head)
         hidden = self.trunk.hidden(packed.tokens, packed.positions, packed.layout)
         states = hidden.index_select(0, packed.sources)
-        scored = _score(self.trunk.logits, states, packed.targets, batch.temperature, entropy, self.chunk)
+        scored = _score(self.trunk.logits, states, packed.targets, batch.temperature, entropy, self.held)
         values = None if value_head is None else value_head(states).reshape(-1)
         return _scatter(batch, packed.rows, packed.columns, scored, values)
 
@@ -69,7 +76,7 @@ class PaddedForward:
 
     def split(self, batch: Batch, budget: int) -> list[Tensor]:
         """See `Forward`. Here the module makes logits of all tokens, so a large vocabulary lowers the budget."""
-        return split_padded(batch, min(budget, max(512, 8 * CHUNK // self.vocabulary)))
+        return split_padded(batch, min(budget, max(512, 2 * HELD // self.vocabulary)))
 
     def outputs(self, batch: Batch, entropy: bool, value_head: nn.Module | None = None) -> Outputs:
         """See `Forward`."""
@@ -98,9 +105,9 @@ def _score(
     targets: Tensor,
     temperature: float,
     entropy: bool,
-    at_once: int = CHUNK,
+    held: int = HELD,
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probs `[M]` and entropies `[M]` of predictions from states `[M, E]`, `at_once` logits at a time."""
+    """Log-probs `[M]` and entropies `[M]` of predictions from states `[M, E]`, chunk by chunk where that helps."""
     at = temperature if temperature > 0 else 1.0  # greedy samples carry log-probs at temperature 1
 
     def score(some: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -111,11 +118,12 @@ def _score(
 
     with torch.no_grad():
         vocabulary = head(states[:1]).shape[-1]
-    size = max(1, at_once // vocabulary)
-    if len(states) <= size:
+    learning = torch.is_grad_enabled()
+    if learning and len(states) * vocabulary <= held:
         return score(states, targets)
+    size = max(1, min(held, max(CHUNK, ROWS * vocabulary)) // vocabulary)
     pieces = [
-        checkpoint(score, some, tokens, use_reentrant=False) if torch.is_grad_enabled() else score(some, tokens)
+        checkpoint(score, some, tokens, use_reentrant=False) if learning else score(some, tokens)
         for some, tokens in zip(states.split(size), targets.split(size), strict=True)
     ]
     entropies = [spread for _, spread in pieces if spread is not None]

@@ -180,10 +180,6 @@ class Rows:
                 self.queues[target] = self.queues.pop(source)
         self.used = int(self.slots["alive"].sum())
 
-    def clear(self) -> None:
-        """Forget all rows."""
-        self.__init__(self.vocabulary)  # type: ignore[misc]
-
     def _reserve(self, slots: int, tokens: int) -> None:
         before, columns = self.written.shape
         if slots > before:

@@ -116,7 +116,7 @@ class LocalSampler:
             else:
                 request.fail(error)
         self.waiting.clear()
-        self.rows.clear()
+        self.rows = Rows(self.rows.vocabulary)
         self.decoder.clear()
 
     @torch.inference_mode()
