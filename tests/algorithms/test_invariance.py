@@ -1,0 +1,286 @@
+"""Every row of the table on a real decoder in float64: what must not change a gradient does not.
+
+The gradient is that of sum(weights * loss) over a batch of nine groups with prompts of 1 to 7 tokens, completions of 1
+to 12 tokens, tool tokens inside some rows, truncated rows, an unscorable one, and a group whose rewards are all equal.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from torch.nn.functional import pad
+
+from maieutic.algorithms import ALGORITHMS, make_algorithm
+from maieutic.backends.local import LocalLearner, Optimiser
+from maieutic.core.kl import k2
+from maieutic.models.causal import load_causal, token_logprobs
+from maieutic.models.small import tiny_folder
+from maieutic.pack import pack
+from maieutic.types import ROW_COLUMNS, Finish, Group, Outputs, Rollout, Score, Task
+
+#: Name of a row → the options it is tested with. A row of the table that is not here fails the last test.
+OPTIONS = {
+    "sft": [{}],
+    "reinforce": [{}, {"gamma": 0.9}],
+    "rloo": [{}, {"beta": 0.1}],
+    "grpo": [{}, {"beta": 0.04}, {"beta": 0.5, "kl": k2, "epsilon_high": 0.4}],
+    "dr_grpo": [{}],
+    "dapo": [{}],
+}
+CASES = [
+    pytest.param(name, options, id=name + "".join(f"-{key}" for key in options))
+    for name in ALGORITHMS
+    for options in OPTIONS.get(name, [{}])
+]
+every_row = pytest.mark.parametrize(("name", "options"), CASES)
+
+#: RMS norms compute in float32 inside a float64 model, so gradients agree to about 1e-7 and not to 1e-15.
+TOLERANCE = 1e-6
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return load_causal(tiny_folder("llama", tmp_path_factory.mktemp("tiny")), dtype="float64", device="cpu")
+
+
+def rollout(draw, prompt, length, *, tool=(), finish=Finish.STOP, sibling=0):
+    """`length` tokens after the prompt, those at the places `tool` written by a tool."""
+    mask = [False] * len(prompt) + [place not in tool for place in range(length)]
+    tokens = prompt + [draw.randrange(5, 32) for _ in range(length)]
+    logprobs = [-draw.uniform(0.5, 5) if chosen else 0.0 for chosen in mask]
+    return Rollout("t", tuple(tokens), tuple(mask), tuple(logprobs), finish, sibling=sibling, temperature=0.9)
+
+
+def make_groups():
+    """Nine groups; in group 1 all rewards are equal, in group 4 one rollout is unscorable."""
+    draw = random.Random(5)
+    cut = {"finish": Finish.LENGTH}
+    shapes = [
+        # prompt, (length, options) of each rollout, rewards
+        (3, [(5, {}), (2, {}), (9, {"tool": (3, 4)}), (1, {})], (1.0, 0.0, 0.5, 0.0)),
+        (6, [(4, {}), (7, {"tool": (1,)}), (2, {})], (0.7, 0.7, 0.7)),
+        (2, [(12, cut), (3, {})], (0.0, 1.0)),
+        (1, [(6, {"tool": (5,)}), (4, {}), (3, {})], (1.0, 1.0, 0.0)),
+        (5, [(8, {}), (2, {}), (5, {})], (1.0, None, -1.0)),
+        (7, [(3, {}), (10, {"tool": (2, 3, 6), **cut})], (0.2, 0.1)),
+        (4, [(2, {}), (2, {}), (2, {}), (11, {})], (0.0, 0.0, 0.0, 1.0)),
+        (2, [(7, {}), (1, {})], (0.0, 2.0)),
+        (3, [(4, {}), (6, {})], (1.0, 0.0)),
+    ]
+    groups = []
+    for number, (width, rows, rewards) in enumerate(shapes):
+        prompt = [draw.randrange(5, 32) for _ in range(width)]
+        rollouts = tuple(rollout(draw, prompt, length, sibling=i, **more) for i, (length, more) in enumerate(rows))
+        groups.append(Group(Task(f"t{number}", ()), rollouts, tuple(Score(r) for r in rewards), id=number))
+    return groups
+
+
+def noise(shape, seed):
+    return 0.3 * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def packed(algorithm, learner, *, later):
+    """The row's batch in float64, with the columns it asks models for.
+
+    At a `later` optimiser step the old policy is not the present one, so ratios are not 1 and some are clipped.
+    """
+    batch = pack(algorithm.select(make_groups()))
+    batch = batch.with_(**{n: getattr(batch, n).double() for n in ("sampler_logprobs", "rewards", "token_rewards")})
+    assert algorithm.asks <= {"old_logprobs", "ref_logprobs"}, "teach this test to fill the other columns"
+    now = learner.logprobs(batch)
+    old = torch.where(batch.mask, now + noise(now.shape, 1), 0.0) if later else now
+    if later or "old_logprobs" in algorithm.asks:
+        batch = batch.with_(old_logprobs=old)
+    if "ref_logprobs" in algorithm.asks:
+        batch = batch.with_(ref_logprobs=torch.where(batch.mask, now + noise(now.shape, 2), 0.0))
+    return batch
+
+
+def finished(algorithm, batch):
+    """With credit and weights, as `train` and `sgd` would give them."""
+    batch = algorithm.credit(batch)
+    return batch.with_(weights=algorithm.weigh(batch))
+
+
+def gradient(algorithm, learner, batch, *, budget=10**6):
+    """The flat gradient that one optimiser step would use, and the step's metrics."""
+    learner.micro_batch_tokens = budget
+    learner.model.module.zero_grad()
+    metrics = learner.accumulate(batch, algorithm.loss.terms, needs=algorithm.loss.needs)
+    return flat_gradient(learner), metrics
+
+
+def flat_gradient(learner):
+    return torch.cat([weight.grad.flatten() for weight in learner.weights().values()])
+
+
+def assert_same(found, expected):
+    assert float(expected.norm()) > 1e-6
+    assert float((found - expected).norm() / expected.norm()) < TOLERANCE
+
+
+def made(model, name, options):
+    algorithm = make_algorithm(name, options, max_completion_length=16)
+    return algorithm, LocalLearner(model, Optimiser())
+
+
+def budget_for(learner, batch, count):
+    """The largest budget of tokens that splits the batch into `count` micro-batches."""
+    return next(b for b in range(600, 0, -1) if len(learner.forward.split(batch, b)) == count)
+
+
+@every_row
+@pytest.mark.parametrize("later", [False, True], ids=["first step", "later step"])
+@pytest.mark.parametrize("own_units", [False, True], ids=["group is a unit", "row is a unit"])
+def test_any_number_of_micro_batches(model, name, options, later, own_units):
+    algorithm, learner = made(model, name, options)
+    batch = finished(algorithm, packed(algorithm, learner, later=later))
+    if own_units:
+        batch = batch.with_(units=torch.arange(batch.size))  # siblings may then be parted: credit is given already
+    whole, _ = gradient(algorithm, learner, batch)
+    for count in (1, 3, 7):
+        found, _ = gradient(algorithm, learner, batch, budget=budget_for(learner, batch, count))
+        assert_same(found, whole)
+
+
+@every_row
+@pytest.mark.parametrize("later", [False, True], ids=["first step", "later step"])
+def test_padding_columns(model, name, options, later):
+    algorithm, learner = made(model, name, options)
+    batch = packed(algorithm, learner, later=later)
+    wide = {n: pad(getattr(batch, n), (0, 5)) for n in (*ROW_COLUMNS, *batch.columns) if getattr(batch, n).dim() == 2}
+    assert {"tokens", "mask", "token_rewards"} <= wide.keys()
+    wider = finished(algorithm, batch.with_(**wide))
+    assert wider.weights.shape == (batch.size, batch.tokens.shape[1] + 5)
+    assert_same(gradient(algorithm, learner, wider)[0], gradient(algorithm, learner, finished(algorithm, batch))[0])
+
+
+@every_row
+@pytest.mark.parametrize("later", [False, True], ids=["first step", "later step"])
+def test_order_of_rows(model, name, options, later):
+    algorithm, learner = made(model, name, options)
+    batch = packed(algorithm, learner, later=later)
+    order = torch.randperm(batch.size, generator=torch.Generator().manual_seed(3))
+    assert not torch.equal(order, torch.arange(batch.size))
+    permuted = finished(algorithm, batch.rows(order))
+    assert_same(
+        gradient(algorithm, learner, permuted, budget=60)[0],
+        gradient(algorithm, learner, finished(algorithm, batch))[0],
+    )
+
+
+def plain_gradient(algorithm, learner, batch, *, spoil=False):
+    """By the Hugging Face module's own padded forward; `spoil` adds to every logit that predicts no chosen token."""
+    learner.model.module.zero_grad()
+    attention = torch.arange(batch.tokens.shape[1]) < batch.lengths[:, None]
+    logits = learner.model.module(batch.tokens, attention_mask=attention.long(), use_cache=False).logits
+    if spoil:
+        predicts = batch.mask.roll(-1, dims=1)  # entry 0 is never chosen, so the last column predicts nothing
+        junk = 100 * noise(logits.shape, 7) + logits.sum()
+        logits = torch.where(predicts[..., None], logits, junk)
+    outputs = Outputs(token_logprobs(logits, batch.tokens, batch.temperature))
+    if "old_logprobs" in algorithm.loss.needs and not batch.has("old_logprobs"):
+        batch = batch.with_(old_logprobs=outputs.logprobs.detach())
+    (batch.weights * algorithm.loss(outputs, batch)).sum().backward()
+    return flat_gradient(learner)
+
+
+@every_row
+@pytest.mark.parametrize("later", [False, True], ids=["first step", "later step"])
+def test_packed_and_ordinary_forward(model, name, options, later):
+    algorithm, learner = made(model, name, options)
+    batch = finished(algorithm, packed(algorithm, learner, later=later))
+    ordinary = plain_gradient(algorithm, learner, batch)
+    assert_same(gradient(algorithm, learner, batch)[0], ordinary)
+    assert_same(plain_gradient(algorithm, learner, batch, spoil=True), ordinary)
+
+
+@every_row
+def test_tokens_after_a_row_and_columns_off_the_mask(model, name, options):
+    algorithm, learner = made(model, name, options)
+    batch = finished(algorithm, packed(algorithm, learner, later=True))
+    expected, metrics = gradient(algorithm, learner, batch)
+    beyond = torch.arange(batch.tokens.shape[1]) >= batch.lengths[:, None]
+    assert beyond.any()
+    spoiled = {"tokens": torch.where(beyond, 17, batch.tokens)}
+    for column in {"sampler_logprobs", *algorithm.loss.needs}:
+        spoiled[column] = torch.where(batch.mask, getattr(batch, column), 50.0)
+    found, spoiled_metrics = gradient(algorithm, learner, batch.with_(**spoiled))
+    assert torch.equal(found, expected)
+    assert spoiled_metrics == metrics
+
+
+@every_row
+def test_a_tool_token_is_context_and_nothing_else(model, name, options):
+    """Another token in a tool's place changes what the row learns; the tool's own tokens weigh nothing."""
+    algorithm, learner = made(model, name, options)
+    batch = finished(algorithm, packed(algorithm, learner, later=True))
+    written = batch.mask.cumsum(1).bool() & ~batch.mask & (batch.tokens != 0)  # after the first chosen token, not by it
+    assert int(written.sum()) >= 6  # 2 + 1 + 1 + 3, without group 1's where equal rewards are left out
+    assert not batch.weights[written].any()
+    tokens = torch.where(written, 5 + (batch.tokens - 4) % 27, batch.tokens)
+    expected, _ = gradient(algorithm, learner, batch)
+    other, _ = gradient(algorithm, learner, batch.with_(tokens=tokens))
+    assert float((other - expected).norm() / expected.norm()) > 1e-3
+
+
+def alone(algorithm, learner, group):
+    """The gradient of a batch that is one group."""
+    batch = pack(algorithm.select([group]))
+    if "ref_logprobs" in algorithm.asks:
+        batch = batch.with_(ref_logprobs=torch.where(batch.mask, learner.logprobs(batch) - 0.3, 0.0))
+    return gradient(algorithm, learner, finished(algorithm, batch))[0]
+
+
+@pytest.mark.parametrize("name", ["reinforce", "rloo", "grpo", "dr_grpo"])
+def test_a_group_with_equal_rewards_moves_nothing(model, name):
+    algorithm, learner = made(model, name, {})
+    assert not alone(algorithm, learner, make_groups()[1]).any()
+    assert alone(algorithm, learner, make_groups()[0]).any()
+
+
+def test_a_kl_pulls_whatever_the_rewards_are(model):
+    algorithm, learner = made(model, "grpo", {"beta": 0.04})
+    assert alone(algorithm, learner, make_groups()[1]).any()
+
+
+def test_dapo_leaves_a_group_with_equal_rewards_out(model):
+    algorithm, _ = made(model, "dapo", {})
+    assert algorithm.select([make_groups()[1]]) == []
+    # 4 + 3 + 2 + 3 + 3 + 2 + 4 + 2 + 2 = 25 rollouts, one unscorable; GRPO counts the 3 equal ones, DAPO does not
+    assert len(make_algorithm("grpo", {}).select(make_groups())) == 24
+    assert len(algorithm.select(make_groups())) == 21
+
+
+@every_row
+def test_the_ratio_is_exactly_one_at_the_first_step(model, name, options):
+    algorithm, learner = made(model, name, options)
+    batch = finished(algorithm, packed(algorithm, learner, later=False))
+    value, metrics = gradient(algorithm, learner, batch, budget=60)
+    assert ("policy/ratio" in metrics) is ("clipped_surrogate" in algorithm.loss.label)
+    if "policy/ratio" in metrics:
+        assert metrics["policy/ratio"] == 1.0
+        assert metrics["policy/kl_to_old"] == metrics["clip_ratio/low"] == metrics["clip_ratio/high"] == 0.0
+        assert value.any()  # a loss near 0 with a gradient that is not
+
+
+@every_row
+def test_at_a_later_step_some_tokens_are_clipped(model, name, options):
+    algorithm, learner = made(model, name, options)
+    _, metrics = gradient(algorithm, learner, finished(algorithm, packed(algorithm, learner, later=True)))
+    if "clipped_surrogate" in algorithm.loss.label:
+        assert metrics["clip_ratio/low"] > 0
+        assert metrics["clip_ratio/high"] > 0
+        assert metrics["policy/ratio"] != 1.0
+    else:
+        assert not {"clip_ratio/low", "policy/ratio"} & metrics.keys()
+
+
+def test_every_row_of_the_table_is_covered():
+    assert set(OPTIONS) == set(ALGORITHMS), "give the new row the options that it is tested with"
+    labels = {
+        name: {make_algorithm(name, o, max_completion_length=16).loss.label for o in OPTIONS[name]} for name in OPTIONS
+    }
+    assert len(labels["grpo"]) == 3  # options really reach the row
