@@ -1,0 +1,144 @@
+"""`needs` is what a part reads: no column more, none less. Columns that record who asks for them say so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from maieutic.algorithms import ALGORITHMS, make_algorithm
+from maieutic.backends.toy import ToyChat, ToyLearner, ToyModel
+from maieutic.core import credit, losses, select, weights
+from maieutic.core.kl import k2
+from maieutic.core.parts import Credit, Loss, Select
+from maieutic.errors import MissingColumn
+from maieutic.pack import pack
+from maieutic.types import PROVIDERS, Finish, Group, Outputs, Rollout, Score, Task
+
+
+class Columns(dict):
+    """Columns that note the names by which they are read."""
+
+    def __init__(self, columns):
+        super().__init__(columns)
+        self.read = set()
+
+    def __getitem__(self, name):
+        self.read.add(name)
+        return super().__getitem__(name)
+
+
+def make_groups():
+    """Two groups of two rows, (2, 3, stop) and (4, stop) after the prompt (5,)."""
+    bodies = [(2, 3, 0), (4, 0)]
+    made = []
+    for number, rewards in enumerate([(1.0, 0.0), (0.0, 0.5)]):
+        rollouts = [
+            Rollout("t", (5, *b), (False, *[True] * len(b)), (0.0, *[-1.0] * len(b)), Finish.STOP) for b in bodies
+        ]
+        made.append(Group(Task("t", ()), tuple(rollouts), tuple(Score(r) for r in rewards), id=number))
+    return made
+
+
+def watched():
+    """A batch in which every column of `PROVIDERS` is filled, and its columns, which note what is read."""
+    batch = pack(select.everything()(make_groups()))
+    columns = Columns({name: -torch.rand(batch.mask.shape) for name in PROVIDERS})
+    return replace(batch, columns=columns), columns
+
+
+#: Every part of the library, once. A factory that is missing here fails the test of completeness.
+PARTS = [
+    credit.uniform(), credit.group_centered(), credit.group_normalized(), credit.leave_one_out(),
+    credit.discounted(0.9), credit.whitened(), credit.kl_in_reward(0.1), credit.none(),
+    losses.nll(), losses.policy_gradient(), losses.clipped_surrogate(), losses.kl_to_reference(),
+    weights.token_mean(), weights.sequence_mean(), weights.sequence_sum(), weights.constant_length(8),
+    select.everything(), select.informative(),
+]  # fmt: skip
+
+OPTIONS = [
+    *[(name, {}) for name in ALGORITHMS],
+    ("rloo", {"beta": 0.1}), ("grpo", {"beta": 0.1}), ("grpo", {"beta": 0.1, "kl": k2}),
+]  # fmt: skip
+ROWS = [make_algorithm(name, options, max_completion_length=8) for name, options in OPTIONS]
+OF_ROWS = [
+    pytest.param(part, id=f"{row.name}: {part.label}")
+    for row in ROWS
+    for part in (row.select, row.credit, row.loss, row.weigh)
+]
+
+
+def read_by(part):
+    """The columns that a part asks the batch for."""
+    batch, columns = watched()
+    if isinstance(part, Select):
+        part(make_groups())
+    elif isinstance(part, Loss):
+        part(Outputs(-torch.rand(batch.mask.shape, requires_grad=True)), batch)
+    else:
+        part(batch)
+    return columns.read
+
+
+@pytest.mark.parametrize("part", [*OF_ROWS, *[pytest.param(p, id=p.label) for p in PARTS]])
+def test_a_part_reads_exactly_what_it_needs(part):
+    assert read_by(part) == part.needs
+
+
+def test_the_recording_notices_what_was_not_declared():
+    def greedy(batch):
+        return batch.with_(advantages=batch.ref_logprobs * batch.old_logprobs)
+
+    part = Credit("greedy()", greedy, frozenset({"ref_logprobs"}))
+    assert read_by(part) == {"ref_logprobs", "old_logprobs"} != part.needs
+
+
+def test_every_part_of_the_library_is_listed():
+    made = {part.label.split("(")[0] for part in PARTS}
+    factories = {
+        name
+        for module in (credit, losses, weights, select)
+        for name, value in vars(module).items()
+        if hasattr(value, "__wrapped__") and value.__module__ == module.__name__
+    }
+    assert made == factories
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.name}: {row.loss.label}; {row.credit.label}")
+def test_a_row_runs_on_what_it_asks_for_and_not_on_less(row):
+    """`asks` are the columns that models must fill: with them an update works, without any one it says so."""
+    examples = row.select(make_groups())
+    chat = ToyChat(["a", "b", "c", "d", "e"])
+    learner = ToyLearner(ToyModel(len(chat.words), 4))
+    batch = pack(examples)
+    filled = batch.with_(**{name: -torch.rand(batch.mask.shape) * batch.mask for name in row.asks})
+    metrics = row.update(learner, row.credit(filled), row)
+    assert learner.version == 1
+    assert torch.isfinite(torch.tensor(list(metrics.values()))).all()
+    for missing in row.asks:
+        less = batch.with_(**{name: -torch.rand(batch.mask.shape) for name in row.asks - {missing}})
+        with pytest.raises(MissingColumn, match=missing):
+            row.update(learner, row.credit(less), row)
+
+
+def test_what_the_rows_need_and_ask_models_for():
+    asked = {(row.name, row.loss.label, row.credit.label): (row.needs, row.asks) for row in ROWS}
+    expected = [
+        (set(), set()),  # sft
+        ({"advantages"}, set()),  # reinforce
+        ({"advantages"}, set()),  # rloo
+        ({"advantages", "old_logprobs"}, set()),  # grpo: one step, so the old policy is the present one
+        ({"advantages", "old_logprobs"}, set()),  # dr_grpo
+        ({"advantages", "old_logprobs"}, set()),  # dapo
+        ({"advantages", "old_logprobs", "ref_logprobs"}, {"old_logprobs", "ref_logprobs"}),  # rloo, KL in the reward
+        ({"advantages", "old_logprobs", "ref_logprobs"}, {"ref_logprobs"}),  # grpo, KL in the loss
+        ({"advantages", "old_logprobs", "ref_logprobs"}, {"ref_logprobs"}),
+    ]
+    assert list(asked.values()) == expected
+
+
+@pytest.mark.parametrize("options", [{"epochs": 2}, {"minibatches": 2}])
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo"])
+def test_more_than_one_optimiser_step_asks_for_the_old_policy(name, options):
+    assert make_algorithm(name, options, max_completion_length=8).asks == {"old_logprobs"}
