@@ -14,65 +14,71 @@ from collections.abc import Callable, Sequence
 
 from maieutic.errors import MaieuticError
 
+#: The exit code of a process that Ctrl-C ended.
+INTERRUPTED = 130
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (by default with the process's arguments) and return the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given  # understood anywhere, before or after the verb
-    given = [word for word in given if word != "--debug"]
-    try:
+
+    def work() -> None:
         from maieutic.cli.app import command
         from maieutic.cli.screen import quiet_libraries
 
         with quiet_libraries(debug):
-            return _code(command, given)
+            command(args=[word for word in given if word != "--debug"], prog_name="maieutic")
+
+    return exit_code(work, debug=debug)
+
+
+def exit_code(work: Callable[[], object], *, debug: bool = False) -> int:
+    """Do the work; whatever it raises is told on stderr and becomes an exit code. `debug` tells it with a traceback."""
+    try:
+        work()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        return _interrupted() if code == INTERRUPTED else code
     except KeyboardInterrupt:
         return _interrupted()
-    except MaieuticError as error:
-        if debug:
-            raise
-        return _failed(str(error), error.exit_code)
     except BrokenPipeError:
         # nobody reads any more, as in `maieutic tasks | head -1`; Python must not flush into the closed pipe at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if debug:
-            raise
-        about = f"{error.filename}: " if error.filename else ""
-        return _failed(f"{about}{error.strerror or error}", 1)
-    except Exception:  # noqa: BLE001 - the last boundary: whatever it is, the user sees it and what to do with it
-        import traceback
-
-        traceback.print_exc()
-        return _failed("this is a fault in maieutic; please report it with the lines above and the command", 1)
-
-
-def _code(command: Callable[..., object], given: list[str]) -> int:
-    """The exit code of a command, which ends by `SystemExit` whatever happens."""
-    try:
-        command(args=given, prog_name="maieutic")
-    except SystemExit as end:
-        if end.code == 130:
-            return _interrupted()
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Exception as error:  # noqa: BLE001 - the last boundary: whatever it is, it is told, with what to do
+        return _failed(error, debug)
     return 0
 
 
-def _interrupted() -> int:
-    print("interrupted", file=sys.stderr)
-    return 130
+def _interrupted(message: str = "interrupted") -> int:
+    print(message, file=sys.stderr)
+    return INTERRUPTED
 
 
-def _failed(message: str, code: int) -> int:
+def _failed(error: Exception, debug: bool) -> int:
+    """Tell what went wrong, and return its exit code."""
+    code = error.exit_code if isinstance(error, MaieuticError) else 1
+    if code == INTERRUPTED:
+        return _interrupted(str(error))
+    message = _message(error)
+    if debug or not message:
+        import traceback
+
+        traceback.print_exception(error)
+    from rich.markup import escape
+
     from maieutic.cli.screen import error_console
 
-    error_console().print(f"[bold red]error:[/] {_plain(message)}", soft_wrap=True, highlight=False)
+    said = message or "this is a fault in maieutic; please report it with the command and the lines above"
+    error_console().print(f"[bold red]error:[/] {escape(said)}", soft_wrap=True, highlight=False)
     return code
 
 
-def _plain(message: str) -> str:
-    """The message with square brackets kept from being read as colours."""
-    from rich.markup import escape
-
-    return escape(message)
+def _message(error: Exception) -> str:
+    """What to say of an error that a user can do something about; empty for any other."""
+    if isinstance(error, MaieuticError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:  # the disk is full, a file may not be read, …
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return ""

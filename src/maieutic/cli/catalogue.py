@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maieutic.cli import complete
-from maieutic.cli.screen import Json, Quiet, Screen, screen
+from maieutic.cli.screen import Json, Quiet, Screen, screen, table
 from maieutic.errors import MaieuticError
 
 if TYPE_CHECKING:
@@ -45,8 +45,6 @@ def tasks(
     if name is not None:
         _one_taskset(show, name, options or [])
         return
-    from maieutic.cli.tables import table
-
     listed = table("taskset", "what it asks")
     for each, factory in TASKSETS.items():
         listed.add_row(f"[bold]{each}[/]", complete.first_line(factory.__doc__))
@@ -101,8 +99,6 @@ def algorithms(
     if name is not None:
         _one_algorithm(show, name)
         return
-    from maieutic.cli.tables import table
-
     rows = {each: _parts(_made(each)) for each in ALGORITHMS}
     listed = table("name", "which rows", "credit", "loss", "tokens count", "step", "needs")
     for each, parts in rows.items():
@@ -160,8 +156,6 @@ def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 
 def _print_parameters(show: Screen, parameters: Mapping[str, inspect.Parameter], kind: str) -> None:
     from rich.markup import escape
-
-    from maieutic.cli.tables import table
 
     if not parameters:
         show.out.print(f"no {kind}s\n", style="dim", highlight=False)

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from maieutic.cli.screen import Screen, log_above
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from maieutic.evaluate import Evaluation
     from maieutic.types import Step
 
 #: Seconds between two lines where there is no terminal.
 INTERVAL = 10.0
-#: Steps over which the duration of a step is averaged.
-RECENT = 20
+#: The pace is that of the last so many parts, and at least of the last so many seconds: evaluations end in bursts.
+RECENT, WINDOW = 20, 60.0
 
 
 def clock(seconds: float) -> str:
@@ -30,29 +31,32 @@ def clock(seconds: float) -> str:
 
 
 class Pace:
-    """How far a piece of work is and how long the rest will take, from the times at which parts of it were done."""
+    """How long the rest of a piece of work will take, from when which part of it was done lately."""
 
-    def __init__(self, done: int = 0) -> None:
-        self._times: list[tuple[float, int]] = [(time.monotonic(), done)]
+    def __init__(self, done: int, since: float) -> None:
+        self._times = deque([(since, done)])
 
     def left(self, done: int, total: int) -> str:
-        """The time left, now that `done` of `total` is done; empty while nothing is known."""
-        self._times = [*self._times, (time.monotonic(), done)][-RECENT:]
-        (start, before), (now, after) = self._times[0], self._times[-1]
-        if after <= before:
+        """The time left, now that `done` of `total` is done; empty when nothing is left or known."""
+        now = time.monotonic()
+        self._times.append((now, done))
+        while len(self._times) > RECENT and now - self._times[1][0] > WINDOW:
+            self._times.popleft()
+        start, before = self._times[0]
+        if done <= before or done >= total:
             return ""
-        return clock((now - start) / (after - before) * (total - after))
+        return f"{clock((now - start) / (done - before) * (total - done))} left"
 
 
-def watched(metrics: Any) -> str:
-    """`reward 0.412  loss -0.013` of a step's metrics, as far as it has them."""
-    shown = [("reward", "reward/mean"), ("correct", "reward/correct"), ("loss", "loss")]
-    imitates = metrics.get("rollouts/count") and metrics.get("reward/std") == 0 and "reward/correct" not in metrics
-    return "  ".join(
-        f"{label} {metrics[name]:.3f}"
-        for label, name in shown
-        if name in metrics and not (imitates and label == "reward")
-    )
+def watched(metrics: Mapping[str, float]) -> str:
+    """`reward 0.412  correct 0.400  loss -0.013` of a step's metrics, as far as it has them.
+
+    The reward of demonstrations is 1 by definition and says nothing; only what a reward function judged has parts.
+    """
+    judged = any(name.startswith("reward/parts/") for name in metrics)
+    shown = [("reward", "reward/mean")] if judged else []
+    shown += [("correct", "reward/correct"), ("loss", "loss")]
+    return "  ".join(f"{label} {metrics[name]:.3f}" for label, name in shown if name in metrics)
 
 
 class Bars:
@@ -60,17 +64,13 @@ class Bars:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._bars: dict[str, Any] = {}
-        self._paces: dict[str, Pace] = {}
+        self._bars: dict[str, TaskID] = {}
 
-    def show(self, key: str, done: int, total: int, text: str = "") -> None:
+    def show(self, key: str, done: int, total: int, text: str, left: str) -> None:
         """Move the bar of that name, which is made when it is first moved."""
         if key not in self._bars:
-            self._bars[key] = self._progress.add_task(key, total=total, completed=done, text=text, left="")
-            self._paces[key] = Pace(done)
-            return
-        left = "" if done == total else self._paces[key].left(done, total)
-        self._progress.update(self._bars[key], total=total, completed=done, text=text, left=left and f"{left} left")
+            self._bars[key] = self._progress.add_task(key, total=total, text="", left="")
+        self._progress.update(self._bars[key], completed=done, text=text, left=left)
 
 
 class Lines:
@@ -78,28 +78,43 @@ class Lines:
 
     def __init__(self, err: Console) -> None:
         self._err = err
-        self._paces: dict[str, Pace] = {}
-        self._last = 0.0
+        self._last = dict[str, float]()
 
-    def show(self, key: str, done: int, total: int, text: str = "") -> None:
+    def show(self, key: str, done: int, total: int, text: str, left: str) -> None:
         """Say how far it is, if it is time to."""
-        first = key not in self._paces
-        pace = self._paces.setdefault(key, Pace(done))
-        left = "" if first else pace.left(done, total)
-        if first or done == total or time.monotonic() - self._last >= INTERVAL:
-            self._last = time.monotonic()
-            parts = [f"{key}: {done}/{total}", text, f"{left} left" if left and done < total else ""]
-            self._err.print("  ".join(part for part in parts if part), highlight=False, markup=False, soft_wrap=True)
+        now = time.monotonic()
+        if done == total or now - self._last.get(key, -INTERVAL) >= INTERVAL:
+            self._last[key] = now
+            parts = [part for part in (f"{key}: {done}/{total}", text, left) if part]
+            self._err.print("  ".join(parts), highlight=False, markup=False, soft_wrap=True)
 
 
 class Nothing:
     """For `--quiet`."""
 
-    def show(self, key: str, done: int, total: int, text: str = "") -> None:
+    def show(self, key: str, done: int, total: int, text: str, left: str) -> None:
         """Say nothing."""
 
 
-Display = Bars | Lines | Nothing
+class Display:
+    """What goes on, with the time left, on bars, lines or nothing."""
+
+    def __init__(self, surface: Bars | Lines | Nothing) -> None:
+        self._surface = surface
+        self._paces: dict[str, Pace] = {}
+        self._event = time.monotonic()
+
+    def begin(self, key: str, done: int, total: int, text: str = "") -> None:
+        """A piece of work begins; `done` of it was done before."""
+        self._event = time.monotonic()
+        self._paces[key] = Pace(done, self._event)
+        self._surface.show(key, done, total, text, "")
+
+    def show(self, key: str, done: int, total: int, text: str = "") -> None:
+        """`done` of `total` is done. What has no beginning of its own began when something was last shown."""
+        pace = self._paces.setdefault(key, Pace(0, self._event))
+        self._event = time.monotonic()
+        self._surface.show(key, done, total, text, pace.left(done, total))
 
 
 class RunWatch:
@@ -112,7 +127,7 @@ class RunWatch:
     def stage(self, name: str, algorithm: str, done: int, steps: int) -> None:
         """A stage begins, or goes on after `done` steps."""
         self._steps[name] = steps
-        self._display.show(_stage(name), done, steps, algorithm)
+        self._display.begin(_stage(name), done, steps, algorithm)
 
     def step(self, stage: str, step: Step, seconds: float) -> None:
         """A step is done and stored."""
@@ -140,7 +155,7 @@ def _stage(name: str) -> str:
 def display(screen: Screen) -> Iterator[Display]:
     """Bars where stderr is a terminal, lines where it is not, nothing where the user wants quiet."""
     if screen.quiet:
-        yield Nothing()
+        yield Display(Nothing())
     elif screen.err.is_terminal:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -152,6 +167,6 @@ def display(screen: Screen) -> Iterator[Display]:
             TextColumn("[dim]{task.fields[left]}"),
         ]
         with Progress(*columns, console=screen.err, refresh_per_second=4) as progress, log_above(screen.err):
-            yield Bars(progress)
+            yield Display(Bars(progress))
     else:
-        yield Lines(screen.err)
+        yield Display(Lines(screen.err))

@@ -13,17 +13,25 @@ if TYPE_CHECKING:
     from maieutic.report.measured import Measured
 
 
-def carry_out(show: Screen, config: Config, folder: Path, *, resume: bool) -> dict[str, Any]:
-    """Run the config in the folder, showing how it goes, and return the runner's summary."""
+def carry_out(show: Screen, config: Config, folder: Path, *, resume: bool, again: str) -> dict[str, Any]:
+    """Run the config in the folder, showing how it goes, and return the runner's summary.
+
+    Raises Interrupted after Ctrl-C; `again` is the command that goes on.
+    """
     from maieutic.cli.progress import RunWatch, display
     from maieutic.config import write_toml
     from maieutic.run.directory import RunDirectory
-    from maieutic.run.runner import Runner
+    from maieutic.run.runner import Interrupted, Runner
 
     with RunDirectory.create(folder, write_toml(config), resume=resume) as directory, display(show) as shown:
         runner = Runner(config, directory, RunWatch(shown))
-        with _told(show, runner.stop):
-            return runner.run()
+        try:
+            with _told(show, runner.stop):
+                return runner.run()
+        except Interrupted as stop:
+            raise Interrupted(f"{str(stop).partition(';')[0]}; everything is saved. Go on with: {again}") from stop
+        except KeyboardInterrupt as stop:
+            raise Interrupted(f"interrupted. Go on from the last checkpoint with: {again}") from stop
 
 
 def measurements(folder: Path) -> tuple[Measured, ...]:
@@ -41,10 +49,9 @@ def measurements(folder: Path) -> tuple[Measured, ...]:
 
 def write_report(folder: Path) -> Path:
     """Write the run's report and return where it lies."""
-    import maieutic.report as report
+    from maieutic.report import write_report as write
 
-    write = getattr(report, "write_report", None)
-    return write(folder) if write is not None else folder
+    return write(folder)
 
 
 class _told:

@@ -23,6 +23,7 @@ from maieutic.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 #: Columns of output that goes to a file or a pipe, where no terminal says how wide it is.
 WIDTH_OF_A_FILE = 120
@@ -37,10 +38,10 @@ class Screen:
     quiet: bool
     json: str | None
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, style: str = "dim") -> None:
         """Something worth knowing that is not the result."""
         if not self.quiet:
-            self.err.print(text, style="dim", highlight=False, markup=False, soft_wrap=True)
+            self.err.print(text, style=style, highlight=False, markup=False)
 
     def write_json(self, data: Mapping[str, Any]) -> None:
         """The result for programs, if `--json` asked for it. A number that is not finite becomes null."""
@@ -74,6 +75,14 @@ def writable(path: Path, option: str) -> None:
         raise ConfigError(f"{option} {path}: there is no folder {path.parent}; make it, or choose another file")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ConfigError(f"{option} {path}: it may not be written; choose another file")
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """An empty table in the style of the command line."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(*columns, title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
 
 
 def error_console() -> Console:

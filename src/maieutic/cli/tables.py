@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from maieutic.cli.screen import table
 from maieutic.errors import DataError
 from maieutic.evaluate import Evaluation, difference
 from maieutic.report.measured import in_words, shown, title
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 RIGHT = ("greedy", "pass", "vote", "strict")
 
 COLOURS = {"better": "green", "worse": "red"}
-
-
-def table(*columns: str, title: str | None = None) -> Table:
-    """An empty table in the style of the command line."""
-    return Table(*columns, title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
 
 
 def headline(metrics: Mapping[str, Interval]) -> list[str]:
@@ -73,7 +68,7 @@ def compare(new: Evaluation, old: Evaluation) -> dict[str, Difference]:
 
 def print_differences(out: Console, differences: Mapping[str, Difference], heading: str) -> None:
     """A difference a line, coloured by its verdict."""
-    out.print(f"[bold]{escape(heading)}[/]", highlight=False)
+    out.print(f"[bold]{escape(heading)}[/]", highlight=False, soft_wrap=True)
     width = max(map(len, differences))
     for name, value in differences.items():
         colour = COLOURS.get(value.verdict, "default")

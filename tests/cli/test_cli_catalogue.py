@@ -1,0 +1,120 @@
+"""`maieutic tasks`, `maieutic algorithms`, and what the shell offers on TAB."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from maieutic.algorithms import ALGORITHMS
+from maieutic.cli import complete
+from maieutic.cli.values import settings
+from maieutic.errors import ConfigError
+from maieutic.tasks import TASKSETS
+
+
+def test_every_taskset_is_listed_with_its_first_line(command):
+    said = command("tasks", "--json", "-")
+    assert set(said.json["tasksets"]) == set(TASKSETS)
+    assert all(said.json["tasksets"].values())
+    assert "arithmetic" in command("tasks").out
+
+
+def test_a_taskset_shows_options_and_examples(command):
+    said = command("tasks", "arithmetic", "--set", "difficulty=1", "--set", "split=test", "--json", "-")
+    told = said.json
+    assert told["options"]["difficulty"] == {"default": 2, "needed": False, "type": "int"}
+    assert "verifier" not in told["options"], "it cannot be given on a command line"
+    assert [each["id"] for each in told["examples"]] == [f"arithmetic/1/test/0/{i}" for i in range(3)]
+    shown = command("tasks", "arithmetic", "--set", "difficulty=1", "--set", "split=test").out
+    assert told["examples"][2]["prompt"][0]["content"] in shown
+
+
+def test_a_taskset_that_needs_an_option_shows_which(command):
+    said = command("tasks", "svamp", "--json", "-")
+    assert said.code == 0
+    assert said.json["options"]["path"]["needed"]
+    assert said.json["examples"] == []
+    assert command("tasks", "svamp", "--set", "path=/no/such/file").code == 3
+
+
+def test_a_misspelt_taskset_is_answered_with_the_nearest(command):
+    said = command("tasks", "aritmetic")
+    assert said.code == 2
+    assert "did you mean 'arithmetic'?" in said.err
+
+
+def test_the_table_of_algorithms_comes_from_the_values(command):
+    told = command("algorithms", "--json", "-").json["algorithms"]
+    assert set(told) == set(ALGORITHMS)
+    assert told["grpo"]["credit"] == "group_normalized()"
+    assert told["dapo"]["which rows"] == "informative()"
+    shown = command("algorithms").out
+    assert all(name in shown for name in ALGORITHMS)
+
+
+def test_an_algorithm_shows_its_hyper_parameters(command):
+    told = command("algorithms", "dr_grpo", "--json", "-").json
+    assert told["hyper_parameters"]["epsilon"]["default"] == 0.2
+    assert told["hyper_parameters"]["max_completion_length"]["needed"]
+    assert "2503.20783" in command("algorithms", "dr_grpo").out
+    said = command("algorithms", "gpro")
+    assert said.code == 2
+    assert "did you mean 'grpo'?" in said.err
+
+
+def test_settings_are_toml_where_they_parse():
+    assert settings(["a=1", "b=x", "c=true", "d.e=[1, 2]", "d.f='y'", "g=", "h=a=b"]) == {
+        "a": 1,
+        "b": "x",
+        "c": True,
+        "d": {"e": [1, 2], "f": "y"},
+        "g": "",
+        "h": "a=b",
+    }
+    for wrong in (["a"], ["=1"], ["a=1", "a=2"], ["a=1", "a.b=2"]):
+        with pytest.raises(ConfigError):
+            settings(wrong)
+
+
+def test_names_are_offered_as_the_tables_have_them():
+    # read from the source, because importing the table takes longer than one waits for a TAB
+    assert {name for name, _ in complete.algorithm_names()} == set(ALGORITHMS)
+    assert [name for name, _ in complete.algorithms("dr")] == ["dr_grpo"]
+    assert [name for name, _ in complete.tasksets("arith")] == ["arithmetic"]
+
+
+def test_runs_and_files_are_offered(tmp_path, trained):
+    (tmp_path / "questions.jsonl").touch()
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "folder").mkdir()
+    assert [name for name, _ in complete.tasksets(f"{tmp_path}/")] == [
+        f"{tmp_path}/folder/",
+        f"{tmp_path}/questions.jsonl",
+    ]
+    assert [name for name, _ in complete.runs(str(trained)[:-1])] == [f"{trained}/"]
+    assert complete.runs("/no/such/folder/x") == []
+
+
+def shell(words: str, **environment: str) -> str:
+    """What the completion of bash gets for this line."""
+    count = str(len(words.split(" ")) - 1)
+    told = {"_MAIEUTIC_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": count, **environment}
+    done = subprocess.run(
+        [sys.executable, "-m", "maieutic"], capture_output=True, text=True, env={**os.environ, **told}, check=False
+    )
+    return done.stdout
+
+
+def test_the_shell_completes_verbs_and_names():
+    assert "algorithms" in shell("maieutic al").split()
+    assert "dapo" in shell("maieutic algorithms da").split()
+    assert "arithmetic" in shell("maieutic tasks ar").split()
+
+
+def test_the_completion_script_is_printed():
+    script = shell("", _MAIEUTIC_COMPLETE="source_bash")
+    assert "_MAIEUTIC_COMPLETE=complete_bash" in script
+    assert "complete " in script
