@@ -79,14 +79,10 @@ def thinned(points: Points, most: int) -> Points:
 
 
 def smoothed(points: Points, width: int) -> Points:
-    """A centred running mean over `width` points (an odd number), narrower at both ends."""
+    """A centred running mean over `width` points (an odd number), of those that are there at both ends."""
     half = width // 2
     values = [value for _, value in points]
-    return [
-        (step, statistics.fmean(values[max(0, i - r) : i + r + 1]))
-        for i, (step, _) in enumerate(points)
-        for r in (min(half, i, len(values) - 1 - i),)
-    ]
+    return [(step, statistics.fmean(values[max(0, i - half) : i + half + 1])) for i, (step, _) in enumerate(points)]
 
 
 def ends(points: Points) -> tuple[float, float] | None:
@@ -107,3 +103,8 @@ def number(value: float) -> str:
     if value and not 1e-3 <= abs(value) < 1e6:
         return f"{value:.1e}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def percent(share: float) -> str:
+    """`14.4 %`."""
+    return f"{100 * share:.1f} %"

@@ -45,7 +45,7 @@ def as_data(
             for stage, curves in view.curves.items()
         },
         "health": [{"stage": n.stage, "kind": n.kind, "text": n.text} for n in health(view.curves)],
-        "problems": [*view.unread, *refused],
+        "warnings": [*view.warnings, *refused],
         "rollouts": {order: [_rollout(each) for each in rollouts] for order, rollouts in galleries.items()},
     }  # fmt: skip
 

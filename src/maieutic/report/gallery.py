@@ -13,8 +13,8 @@ from maieutic.report.measured import Measured, by_name
 from maieutic.report.reading import RunView
 from maieutic.report.transcripts import inserted_tokens, judged, pieces
 from maieutic.report.words import place
-from maieutic.run.tasksets import Tasksets
 from maieutic.run.records import StoredRollout
+from maieutic.run.tasksets import Tasksets
 from maieutic.types import Task
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def before_and_after(view: RunView) -> Html:
         parts += [_problem(why, each, (old, new), tasks.get(each[2].task_id)) for why, each in shown]
     if not parts:
         return Html("")
-    intro = "What the model wrote to the same held-out problems, which it was never trained on as far as the tasks say."
+    intro = "What the model wrote to the same problems: those that gained most, one that was lost, one never solved."
     return el("section", el("h2", "Before and after"), el("p", intro, class_="note"), parts, id="before-and-after")
 
 

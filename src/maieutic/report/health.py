@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from maieutic.report.curves import Points, ends, finite
+from maieutic.report.curves import Points, ends, finite, percent
 
 Curves = Mapping[str, Points]
 
@@ -33,8 +33,8 @@ def uniform_groups(curves: Curves) -> str | None:
     if found is None or found[1] < 0.5 or found[1] < found[0] + 0.1:
         return None
     return (
-        f"groups whose rewards are all equal rose from {found[0]:.1%} to {found[1]:.1%}: they teach nothing; take "
-        "harder tasks, or an algorithm that draws again for them (dapo)"
+        f"groups whose rewards are all equal rose from {percent(found[0])} to {percent(found[1])}: they teach "
+        "nothing; take harder tasks, or an algorithm that draws again for them (dapo)"
     )
 
 
@@ -44,7 +44,8 @@ def truncated(curves: Curves) -> str | None:
     if last is None or last < 0.1:
         return None
     return (
-        f"{last:.1%} of the last completions were cut by the length limit; raise max_completion_length if they ramble"
+        f"{percent(last)} of the last completions were cut by the length limit; raise max_completion_length, unless "
+        "they ramble"
     )
 
 
@@ -54,8 +55,8 @@ def unscorable(curves: Curves) -> str | None:
     if not failed:
         return None
     return (
-        f"{failed:,.0f} of {all_:,.0f} rollouts ({failed / max(all_, 1):.1%}) have no reward; they were left out of "
-        "means and updates, and their notes say why"
+        f"{failed:,.0f} of {all_:,.0f} rollouts ({percent(failed / max(all_, 1))}) have no reward; they were left out "
+        "of means and updates, and their notes say why"
     )
 
 
@@ -64,7 +65,8 @@ def failed_rollouts(curves: Curves) -> str | None:
     failed, all_ = _sum(curves, "rollouts/errors"), _sum(curves, "rollouts/count")
     if not failed:
         return None
-    return f"{failed:,.0f} of {all_:,.0f} rollouts ({failed / max(all_, 1):.1%}) could not be made; their notes say why"
+    share = percent(failed / max(all_, 1))
+    return f"{failed:,.0f} of {all_:,.0f} rollouts ({share}) could not be made; their notes say why"
 
 
 def mismatch(curves: Curves) -> str | None:
@@ -134,7 +136,7 @@ def reward_without_correctness(curves: Curves) -> str | None:
         return None
     return (
         f"the mean reward rose from {reward[0]:.3g} to {reward[1]:.3g} while correct answers fell from "
-        f"{correct[0]:.1%} to {correct[1]:.1%}: the policy may have learnt to please "
+        f"{percent(correct[0])} to {percent(correct[1])}: the policy may have learnt to please "
         "the reward instead; look at the best rollouts"
     )
 

@@ -78,6 +78,20 @@ def read_measured(store: Store, k: int | None = None) -> tuple[tuple[Measured, .
     return tuple(latest.values()), tuple(unread)
 
 
+def trained_on(store: Store, measured: Sequence[Measured]) -> tuple[str, ...]:
+    """One sentence for each evaluation some of whose problems a stage has drawn for training, as the ledger says."""
+    seen = {task_id for stage in store.stages() for _, task_id in store.ledger(stage)}
+    found = []
+    for name, made in by_name(measured).items():
+        problems = {problem.task_id for each in made for problem in each.evaluation.problems}
+        if problems & seen:
+            found.append(
+                f"{len(problems & seen):,} of the {len(problems):,} problems of {name} were also trained on: there the "
+                "evaluation measures memory too; evaluate on another split"
+            )
+    return tuple(found)
+
+
 def by_name(measured: Sequence[Measured]) -> dict[str, list[Measured]]:
     """The evaluations of each name, in order."""
     names = dict.fromkeys(each.name for each in measured)

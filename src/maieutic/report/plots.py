@@ -14,8 +14,8 @@ from maieutic.core.intervals import Interval
 from maieutic.report.curves import Points, finite, number, smoothed, thinned
 from maieutic.report.markup import Html, el
 
-WIDTH, HEIGHT = 440, 200
-LEFT, RIGHT, TOP, BOTTOM = 54, 12, 8, 24
+WIDTH, HEIGHT = 340, 180
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 8, 24
 COLOURS = 6
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "4 4", "1 4")
 
@@ -66,6 +66,22 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     return [round(i * unit, 12 - math.floor(math.log10(unit))) for i in range(first, last + 1)]
 
 
+def tick_labels(values: Sequence[float]) -> list[str]:
+    """Numbers with as many decimals as tell them apart.
+
+    >>> tick_labels([0.998, 1.0, 1.002])
+    ['0.998', '1.000', '1.002']
+    """
+    if len(values) < 2:
+        return [number(value) for value in values]
+    unit, largest = values[1] - values[0], max(abs(value) for value in values)
+    if largest < 1e-3 or largest >= 1e6:
+        return [f"{value:.1e}" if value else "0" for value in values]
+    shown = f"{unit:.6g}"
+    decimals = len(shown.partition(".")[2]) if "e" not in shown else 6
+    return [f"{value:,.{decimals}f}" for value in values]
+
+
 def figure(caption: str, drawing: Html, *, names: Sequence[str] = (), note: str = "") -> Html:
     """A plot below its caption, with a legend where several series are named."""
     legend = el("p", [_key(i, name) for i, name in enumerate(names)], class_="legend") if len(names) > 1 else ""
@@ -106,7 +122,7 @@ def shapes(caption: str, series: Sequence[tuple[str, Sequence[float]]], *, unit:
         for value in values:
             counts[min(bins - 1, int((value - low) / edge))] += 1
         shares.append([count / max(1, len(values)) for count in counts])
-    frame = Frame((low, low + bins * edge), (0.0, max(max(each) for each in shares)))
+    frame = Frame((low, low + bins * edge), (0.0, 1.05 * max(max(each) for each in shares)))
     parts = [_axes(frame, unit, percent=True)]
     for i, each in enumerate(shares):
         outline = [(low + (j + side) * edge, share) for j, share in enumerate(each) for side in (0, 1)]
@@ -125,7 +141,7 @@ def bars(
 ) -> Html:
     """Counts side by side in classes. A dashed line stands before the class number `after` (0: none)."""
     width = max(WIDTH, 40 + 14 * len(labels) * max(2, len(series)))
-    frame = Frame((0, len(labels)), (0, max(1, *(max(counts) for _, counts in series))), width)
+    frame = Frame((0, len(labels)), (0, 1.05 * max(1, *(max(counts) for _, counts in series))), width)
     slot, parts = 0.84 / len(series), [_axes(frame, "", names=labels)]
     for i, (name, counts) in enumerate(series):
         for j, count in enumerate(counts):
@@ -186,10 +202,11 @@ def _svg(parts: Sequence[Html], words: str, width: float = WIDTH, height: float 
 
 def _axes(frame: Frame, unit: str, *, percent: bool = False, names: Sequence[str] = ()) -> Html:
     parts = []
-    for value in ticks(*frame.y):
+    values = ticks(*frame.y)
+    labels = [f"{100 * value:.3g} %" for value in values] if percent else tick_labels(values)
+    for value, label in zip(values, labels):
         y = frame.down(value)
         parts.append(el("line", x1=LEFT, x2=frame.width - RIGHT, y1=y, y2=y, class_="grid"))
-        label = f"{100 * value:.3g} %" if percent else number(value)
         parts.append(el("text", label, x=LEFT - 6, y=y + 4, text_anchor="end"))
     low = frame.height - 7
     if names:
@@ -201,7 +218,10 @@ def _axes(frame: Frame, unit: str, *, percent: bool = False, names: Sequence[str
         ]
     else:
         wanted = ticks(*frame.x, 6)
-        parts += [el("text", number(x), x=frame.across(x), y=low, text_anchor="middle") for x in wanted]
+        parts += [
+            el("text", label, x=frame.across(x), y=low, text_anchor="middle")
+            for x, label in zip(wanted, tick_labels(wanted))
+        ]
         parts.append(el("text", unit, x=6, y=low))
     return el("g", parts, class_="axes")
 

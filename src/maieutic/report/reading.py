@@ -16,7 +16,7 @@ from typing import Any
 from maieutic.config import Config, StageConfig, read_config
 from maieutic.errors import UnknownName
 from maieutic.report.curves import Points, read_curves
-from maieutic.report.measured import Measured, by_name, read_measured
+from maieutic.report.measured import Measured, by_name, read_measured, trained_on
 from maieutic.run.checkpoints import Checkpoints
 from maieutic.run.directory import RunDirectory
 from maieutic.run.lock import alive
@@ -75,8 +75,8 @@ class RunView:
     stages: tuple[StageView, ...]
     curves: Mapping[str, Mapping[str, Points]]
     measured: tuple[Measured, ...]
-    unread: tuple[str, ...]
-    """Evaluations that are no `Evaluation`, as sentences."""
+    warnings: tuple[str, ...]
+    """What is wrong with the evaluations, as sentences."""
     checkpoint: tuple[str, int] | None
     """(stage, step) of the newest checkpoint."""
 
@@ -111,10 +111,11 @@ def read_run(path: Path | str) -> RunView:
     with Store.open_reader(directory.database) as store:
         stages = _stages(store, config, summary is not None)
         curves = {stage.name: read_curves(store, stage.name) for stage in stages}
-        measured, unread = read_measured(store, config.evaluation.k if config.evaluation else None)
+        measured, warnings = read_measured(store, config.evaluation.k if config.evaluation else None)
+        warnings += trained_on(store, measured)
     newest = Checkpoints(directory.checkpoints).all()[:1]
     return RunView(
-        directory.path, config, _state(directory, summary, stages, measured), stages, curves, measured, unread,
+        directory.path, config, _state(directory, summary, stages, measured), stages, curves, measured, warnings,
         (newest[0].stage, newest[0].step) if newest else None,
     )  # fmt: skip
 

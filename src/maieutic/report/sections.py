@@ -42,7 +42,7 @@ def measured(view: RunView, changes: Sequence[Change], refused: Sequence[str]) -
             ]
             parts.append(table(["stages", "metric", "difference on the same problems"], rows, f"{name}: what changed"))
         parts.append(el("div", _intervals(name, made), _counts(name, made), _lengths(name, made), class_="charts"))
-    parts += [el("p", text, class_="warn") for text in [*view.unread, *refused]]
+    parts += [el("p", text, class_="warn") for text in [*view.warnings, *refused]]
     return el("section", el("h2", "What was measured"), parts or el("p", "Nothing was measured yet."), id="measured")
 
 

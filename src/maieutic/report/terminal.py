@@ -43,7 +43,7 @@ def overview(view: RunView, metrics: Sequence[str], width: int) -> RenderableTyp
         wanted = [(name, curves[name]) for name in metrics if finite(curves.get(name, []))]
         if wanted:
             parts += [Rule(f"curves of {stage}", align="left", style="dim"), plots(wanted, width)]
-    notes = [(note.stage, note.text) for note in health(view.curves)] + [("", text) for text in view.unread]
+    notes = [(note.stage, note.text) for note in health(view.curves)] + [("", text) for text in view.warnings]
     if notes:
         parts.append(Rule("health", align="left", style="dim"))
         parts += [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from maieutic.config import Config
+from maieutic.report.curves import percent
 from maieutic.report.measured import Change, Measured, by_name, shown
 from maieutic.report.reading import RunView, StageView, State
 
@@ -71,10 +72,10 @@ def _told(name: str, made: list[Measured], changes: list[Change]) -> list[str]:
     if first is last:
         values = ", ".join(f"{metric} {shown(metric, last.intervals[metric])}" for metric in told)
         return [f"Measured {place(last.stage)} on {size}: {values}."]
-    across = {c.metric: c for c in changes if (c.old, c.new) == (first.stage, last.stage)}
+    across = {c.metric: c.difference.verdict for c in changes if (c.old, c.new) == (first.stage, last.stage)}
     values = "; ".join(
-        f"{metric} {first.intervals[metric].value:.1%} → {last.intervals[metric].value:.1%}"
-        + (f", {across[metric].text()}" if metric in across else "")
+        f"{metric} {percent(first.intervals[metric].value)} → {percent(last.intervals[metric].value)}"
+        + (f", {across[metric]}" if metric in across else "")
         for metric in told
     )
     return [f"Measured on {size}, {place(first.stage)} and {place(last.stage)}: {values}."]
