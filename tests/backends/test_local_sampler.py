@@ -10,9 +10,11 @@ import torch
 
 from maieutic.backends.local import LocalBackend, LocalSampler, Optimiser
 from maieutic.backends.local.check import decoder_for
+from maieutic.backends.local.decoder import SlotDecoder
 from maieutic.backends.local.rows import draw
+from maieutic.backends.local.trunk import Trunk
 from maieutic.backends.local.uniform import row_key, uniforms
-from maieutic.errors import ConfigError, ModelError, NumericalError
+from maieutic.errors import ConfigError, ModelError, NumericalError, PromptTooLong
 from maieutic.models.causal import CausalModel, token_logprobs
 from maieutic.models.lora import LoRA
 from maieutic.protocols import Completion, Sampling
@@ -355,11 +357,69 @@ def test_an_engine_error_reaches_every_caller_and_passes(tiny: Load) -> None:
     assert sample_all(engine, PROMPTS, plain) == sample_all(sampler(tiny()), PROMPTS, plain)
 
 
+class FailingDecoder(SlotDecoder):
+    """Fails at its `failing`-th forward, as when memory runs out."""
+
+    def __init__(self, model: CausalModel, failing: int) -> None:
+        super().__init__(Trunk(model.module), torch.device("cpu"))
+        self.left = failing
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise MemoryError("out of memory")
+
+    def admit(self, *arguments):
+        self._count()
+        return super().admit(*arguments)
+
+    def decode(self, *arguments):
+        self._count()
+        return super().decode(*arguments)
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3, 6])
+def test_a_failing_forward_leaves_no_caller_waiting(tiny: Load, failing: int) -> None:
+    model = tiny()
+    model.module.eval()
+    engine = LocalSampler(model.module, FailingDecoder(model, failing), max_rows=5)
+
+    async def all_of_them() -> list[object]:
+        calls = [engine.sample(prompt, plain(0), 2) for prompt in PROMPTS]
+        return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 20)  # type: ignore[return-value]
+
+    outcomes = asyncio.run(all_of_them())
+    assert MemoryError in [type(outcome) for outcome in outcomes]
+    assert all(isinstance(outcome, MemoryError | list) for outcome in outcomes)
+    assert sample_all(engine, PROMPTS, plain) == sample_all(sampler(tiny(), max_rows=5), PROMPTS, plain)
+
+
+def test_a_loop_closed_in_the_middle_and_a_second_loop(tiny: Load) -> None:
+    engine = sampler(tiny())
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(engine.sample(PROMPTS[0], Sampling(90, key="x"), 4))
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.run_until_complete(asyncio.sleep(0))
+    with pytest.raises(ConfigError, match="two event loops"):
+        sample_all(engine, PROMPTS, plain)
+    driver = engine.driver
+    loop.close()
+    assert sample_all(engine, PROMPTS, plain) == sample_all(sampler(tiny()), PROMPTS, plain)
+    for left in (task, driver):  # asyncio would complain, rightly, that they never ended
+        left._log_destroy_pending = False  # type: ignore[union-attr]
+
+
+def test_a_tool_that_inserts_unknown_tokens_fails_alone(tiny: Load) -> None:
+    bad = Sampling(10, key="bad", interject=lambda _: [5, 32], interject_ids=frozenset(range(32)))
+    with pytest.raises(ModelError, match="expected ids from 0 to 31"):
+        asyncio.run(sampler(tiny()).sample(PROMPTS[0], bad, 2))
+
+
 @pytest.mark.parametrize(
     ("prompt", "params", "n", "error", "said"),
     [
         ((), Sampling(4), 1, ModelError, "empty prompt"),
-        ((5, 6), Sampling(127), 1, ModelError, "Lower max_tokens to 126"),  # the model has 128 positions
+        ((5, 6), Sampling(127), 1, PromptTooLong, "Lower max_tokens to 126"),  # the model has 128 positions
         ((5, 32), Sampling(4), 1, ModelError, "expected 0 to"),
         ((5,), Sampling(0), 1, ConfigError, "max_tokens=0"),
         ((5,), Sampling(4), 0, ConfigError, "n=0"),

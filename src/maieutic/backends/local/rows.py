@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maieutic.backends.local.uniform import row_key
+from maieutic.errors import ModelError
 from maieutic.protocols import Completion, Sampling
 from maieutic.types import Finish
 
@@ -142,7 +143,9 @@ class Rows:
         except Exception as error:  # noqa: BLE001 - the caller's own function: only its request fails
             request.fail(error)
             return
-        if inserted:
+        if inserted and not 0 <= min(inserted) <= max(inserted) < self.vocabulary:
+            request.fail(ModelError(f"got inserted tokens {inserted}; expected ids from 0 to {self.vocabulary - 1}"))
+        elif inserted:
             self.queues[slot] = deque(inserted)
             self.slots["forced"][slot] = True
 

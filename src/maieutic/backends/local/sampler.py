@@ -20,7 +20,7 @@ from maieutic.backends.local.decoder import Decoder
 from maieutic.backends.local.rows import Request, Rows, draw
 from maieutic.backends.local.trunk import bare
 from maieutic.backends.local.uniform import uniforms
-from maieutic.errors import ConfigError, ModelError, NumericalError
+from maieutic.errors import ConfigError, ModelError, NumericalError, PromptTooLong
 from maieutic.protocols import Completion, Sampling
 
 COMPACT_BELOW = 0.7
@@ -61,12 +61,13 @@ class LocalSampler:
     async def sample(self, prompt_tokens: Sequence[int], params: Sampling, n: int) -> list[Completion]:
         """`n` completions of a prompt; see `maieutic.protocols.Sampler`.
 
-        Raises `ModelError` for a prompt that is empty, has unknown tokens, or leaves no room for `max_tokens`;
-        `ConfigError` for impossible parameters. An error of `params.interject` is raised here too.
+        Raises `PromptTooLong` for a prompt that leaves no room for `max_tokens`, `ModelError` for one that is empty or
+        has unknown tokens, `ConfigError` for impossible parameters. An error of `params.interject` is raised here too.
         """
         prompt = tuple(int(token) for token in prompt_tokens)
         self._check(prompt, params, n)
         loop = asyncio.get_running_loop()
+        self._leave_other_loop(loop)
         request = Request(prompt, params, loop.create_future(), [None] * n)
         self.waiting.append(request)
         if self.driver is None or self.driver.done():
@@ -86,11 +87,23 @@ class LocalSampler:
                 "the tokenizer is not this model's"
             )
         if self.limit is not None and len(prompt) + params.max_tokens > self.limit:
-            raise ModelError(
+            raise PromptTooLong(
                 f"got a prompt of {len(prompt)} tokens and max_tokens={params.max_tokens}, together "
                 f"{len(prompt) + params.max_tokens}; the model has {self.limit} positions. Lower max_tokens to "
                 f"{max(0, self.limit - len(prompt))}, shorten the prompt, or use a model with a longer context"
             )
+
+    def _leave_other_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Forget what an event loop left behind that was closed with calls still running in it."""
+        if self.driver is None or self.driver.done() or self.driver.get_loop() is loop:
+            return
+        if not self.driver.get_loop().is_closed():
+            raise ConfigError(
+                "got calls to one sampler from two event loops; expected one at a time. Make a second sampler, or run "
+                "both in one loop"
+            )
+        self.driver = None
+        self._forget()
 
     async def _drive(self) -> None:
         """Admit, decode, finish, until nobody waits. Between steps other tasks run (rewards of finished groups)."""
@@ -115,6 +128,9 @@ class LocalSampler:
                 request.future.cancel()
             else:
                 request.fail(error)
+        self._forget()
+
+    def _forget(self) -> None:
         self.waiting.clear()
         self.rows = Rows(self.rows.vocabulary)
         self.decoder.clear()
@@ -122,8 +138,6 @@ class LocalSampler:
     @torch.inference_mode()
     def _admit(self) -> None:
         """Run waiting prompts into free slots: first come, first served, all siblings of a request together."""
-        while self.waiting and self.waiting[0].future.done():
-            self.waiting.popleft()
         alive = int(self.rows.alive.sum())
         if not alive:
             self.columns = 0
@@ -158,11 +172,11 @@ class LocalSampler:
         return sum(request.pending for request in self.waiting)
 
     def _prefill(self, admitted: list[tuple[Request, list[int]]]) -> None:
+        for request, slots in admitted:  # first, so that their callers hear of it when the model fails
+            self.rows.place(request, slots)
         logits = self.decoder.admit(
             [request.prompt for request, _ in admitted], [slots for _, slots in admitted], self.columns
         )
-        for request, slots in admitted:
-            self.rows.place(request, slots)
         numbers = np.concatenate([np.asarray(slots, np.int64) for _, slots in admitted])
         family = np.repeat(np.arange(len(admitted)), [len(slots) for _, slots in admitted])
         self._write(numbers, logits[torch.from_numpy(family).to(logits.device)])
