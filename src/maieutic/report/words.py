@@ -39,7 +39,8 @@ def model(config: Config) -> str:
 
 def stage(view: StageView) -> str:
     """`grpo on train (step 40 of 100; 10,240 rollouts; 12 min 5 s)`."""
-    named = view.name if view.name == view.algorithm else f"{view.name} ({view.algorithm})"
+    name, *algorithm = dict.fromkeys([view.name, view.algorithm])
+    named = name + "".join(f" ({each})" for each in algorithm)
     parts = [view.progress if view.done else "not begun"]
     parts += [f"{view.rollouts:,} rollouts"] if view.rollouts else []
     parts += [duration(view.seconds)] if view.seconds else []
