@@ -212,7 +212,9 @@ class ToyScorer:
     """A frozen copy of a toy model, as a reference."""
 
     def __init__(self, model: ToyModel) -> None:
-        self._model = ToyModel(int(model.table.shape[2]), model.length, int(model.table.shape[0]))
+        self._model = ToyModel(
+            int(model.table.shape[2]), model.length, int(model.table.shape[0]), dtype=model.table.dtype
+        )
         self._model.load_state_dict(model.state_dict())
 
     @torch.no_grad()
