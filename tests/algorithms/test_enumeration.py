@@ -1,0 +1,262 @@
+"""Expectations without sampling: on a policy with few completions, all of them are written down.
+
+Vocabulary of 3 (stop, 1, 2) and at most 2 tokens: the completions are
+
+    (0)   (1 0)   (2 0)   (1 1)   (1 2)   (2 1)   (2 2)           the last four are cut by the length limit
+
+J = Σ_c π(c) r(c) is a sum of seven terms, and autograd gives its gradient exactly. The gradient that an algorithm
+would follow is Σ over all groups of G completions of π(c₁) … π(c_G) ∇ sum(weights * loss); a step goes down, so an
+unbiased one has expectation −∇J.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from maieutic.algorithms import dapo, dr_grpo, grpo, reinforce, rloo
+from maieutic.backends.toy import STOP, ToyModel, ToyScorer, enumerate_completions
+from maieutic.core import credit, losses, select, update, weights
+from maieutic.core.parts import Algorithm, needs
+from maieutic.core.parts import credit as credit_factory
+from maieutic.pack import pack
+from maieutic.types import Example, Finish, Outputs, Rollout
+
+LENGTH = 2
+PROMPT = (1,)
+
+
+@pytest.fixture(scope="module")
+def model():
+    made = ToyModel(3, LENGTH, seed=4, dtype=torch.float64)
+    made.table.data *= 8  # far from uniform, so that a wrong weighting shows
+    return made
+
+
+COMPLETIONS = list(enumerate_completions(ToyModel(3, LENGTH), LENGTH))
+#: A reward for each completion, with no pattern to it; binary fractions, because `pack` holds rewards in float32.
+REWARDS = dict(zip(COMPLETIONS, (0.25, 1.0, -0.5, 0.0, 2.0, 0.75, -1.0), strict=True))
+
+
+def row(completion, reward, group=0):
+    stopped = completion[-1] == STOP
+    rollout = Rollout(
+        "t", PROMPT + completion, (False,) + (True,) * len(completion), (0.0,) * (1 + len(completion)),
+        Finish.STOP if stopped else Finish.LENGTH,
+    )  # fmt: skip
+    return Example(rollout, reward, group, group)
+
+
+def batch_of(completions, rewards=None, groups=None):
+    """A float64 batch of these completions, by default one group with the rewards of the table."""
+    rewards = rewards or [REWARDS[c] for c in completions]
+    groups = groups or [0] * len(completions)
+    batch = pack([row(*each) for each in zip(completions, rewards, groups, strict=True)])
+    return batch.with_(**{n: getattr(batch, n).double() for n in ("sampler_logprobs", "rewards", "token_rewards")})
+
+
+def objective(model, batch, algorithm, reference=None):
+    """sum(weights * loss) of one batch at a first step, with gradient."""
+    outputs = model.outputs(batch)
+    batch = batch.with_(old_logprobs=outputs.logprobs.detach())
+    if reference is not None:
+        batch = batch.with_(ref_logprobs=reference.logprobs(batch))
+    batch = algorithm.credit(batch)
+    return (algorithm.weigh(batch) * algorithm.loss(outputs, batch)).sum()
+
+
+def gradient(model, value):
+    (found,) = torch.autograd.grad(value, model.table)
+    return found.flatten()
+
+
+def probabilities(model):
+    """π(c) of every completion, `[7]`, with gradient."""
+    return model.outputs(batch_of(COMPLETIONS)).logprobs.sum(1).exp()
+
+
+def exact(model):
+    """∇J."""
+    return gradient(model, (probabilities(model) * torch.tensor(list(REWARDS.values()), dtype=torch.float64)).sum())
+
+
+def expected(model, algorithm, size, reference=None):
+    """E[∇ sum(weights * loss)] over every group of `size` independent completions."""
+    chances = dict(zip(COMPLETIONS, probabilities(model).tolist(), strict=True))
+    total = torch.zeros((), dtype=torch.float64)
+    for group in itertools.product(COMPLETIONS, repeat=size):
+        chance = math.prod(chances[c] for c in group)
+        total = total + chance * objective(model, batch_of(list(group)), algorithm, reference)
+    return gradient(model, total)
+
+
+def build(given, loss=None, weigh=None):
+    """An algorithm of these parts; policy gradient and sequence_sum unless told otherwise."""
+    loss, weigh = loss or losses.policy_gradient(), weigh or weights.sequence_sum()
+    return Algorithm("parts", select.everything(), given, loss, weigh, update.sgd())
+
+
+def assert_equal(found, wanted):
+    assert float(wanted.norm()) > 1e-3
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+
+
+def cosine(a, b):
+    return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
+
+
+def test_the_enumeration_is_complete(model):
+    assert len(COMPLETIONS) == len(set(COMPLETIONS)) == 7
+    assert float(probabilities(model).sum().detach()) == pytest.approx(1.0, abs=1e-14)
+    assert float(probabilities(model).detach().max()) > 0.3  # and not uniform
+
+
+@pytest.mark.parametrize("given", [credit.uniform(), credit.discounted()], ids=str)
+def test_reinforce_without_a_baseline_is_unbiased(model, given):
+    assert_equal(expected(model, build(given), 1), -exact(model))
+
+
+@credit_factory
+def state_baseline(table):
+    """Aₜ = Rₜ − b(t, previous token): any function of the state that the token was chosen in."""
+
+    @needs("returns")
+    def give(batch):
+        steps = torch.arange(batch.tokens.shape[1])[None].expand_as(batch.tokens)
+        return batch.with_(advantages=(batch.returns - table[steps, batch.tokens.roll(1, dims=1)]) * batch.mask)
+
+    return give
+
+
+@credit_factory
+def action_baseline(table):
+    """Aₜ = Rₜ − b(t, the token itself): what a baseline must not be."""
+
+    @needs("returns")
+    def give(batch):
+        steps = torch.arange(batch.tokens.shape[1])[None].expand_as(batch.tokens)
+        return batch.with_(advantages=(batch.returns - table[steps, batch.tokens]) * batch.mask)
+
+    return give
+
+
+def test_a_baseline_of_the_state_is_free_and_one_of_the_action_is_not(model):
+    table = torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert_equal(expected(model, build(credit.discounted() | state_baseline(table)), 1), -exact(model))
+    wrong = expected(model, build(credit.discounted() | action_baseline(table)), 1)
+    assert float((wrong + exact(model)).norm() / exact(model).norm()) > 0.1
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_rloo_is_unbiased(model, size):
+    assert_equal(expected(model, rloo(), size), -exact(model))
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_mean_that_includes_the_row_itself_shrinks_the_gradient(model, size):
+    # r − mean = (G−1)/G · (r − mean of the others): half of it at G = 2, two thirds at G = 3
+    assert_equal(expected(model, build(credit.group_centered()), size), -(size - 1) / size * exact(model))
+
+
+def test_dr_grpo_is_that_over_a_constant(model):
+    # (G−1)/G / L with G = 2, L = 5: a tenth, whatever the lengths of the rows
+    assert_equal(expected(model, dr_grpo(max_completion_length=5), 2), -0.1 * exact(model))
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [grpo(), dapo(), reinforce(), build(credit.leave_one_out(), weigh=weights.sequence_mean())],
+    ids=["deviation and rows", "deviation and tokens", "whitened over the batch", "rows by their mean"],
+)
+def test_dividing_by_deviations_or_lengths_turns_the_gradient(model, algorithm):
+    """What GRPO's deviation and its mean over a row's tokens do is no scaling: the direction is another one."""
+    assert 0 < cosine(expected(model, algorithm, 2), -exact(model)) < 0.999
+
+
+def test_rloo_with_kl_in_the_reward_follows_the_regularised_objective(model):
+    """E = −∇(J − β KL(π ‖ ref)), with the KL of whole completions, exactly."""
+    beta, reference = 0.3, ToyScorer(ToyModel(3, LENGTH, seed=9, dtype=torch.float64))
+    batch = batch_of(COMPLETIONS)
+    logprobs = model.outputs(batch).logprobs.sum(1)
+    kl = (logprobs.exp() * (logprobs - reference.logprobs(batch).sum(1))).sum()
+    assert float(kl.detach()) > 0.1
+    wanted = -(exact(model) - beta * gradient(model, kl))
+    assert_equal(expected(model, rloo(beta=beta), 2, reference), wanted)
+    assert cosine(wanted, -exact(model)) < 0.999
+
+
+#: A group of rows of different lengths, one of rows of equal lengths, and one whose rewards are all equal.
+MIXED = [(0,), (1, 0), (1, 2), (2, 2)]
+LEVEL = [(1, 0), (2, 1), (1, 2), (2, 2)]
+EQUAL = [(1, 0), (1, 0), (1, 0), (1, 0)]
+
+
+def one(model, algorithm, completions, groups=None):
+    return gradient(model, objective(model, batch_of(completions, groups=groups), algorithm))
+
+
+@pytest.mark.parametrize("completions", [MIXED, LEVEL], ids=["mixed", "level"])
+def test_at_the_first_step_the_surrogate_is_the_policy_gradient(model, completions):
+    """GRPO without deviation and KL is REINFORCE with the group's mean as baseline, on every batch."""
+    for weigh in (weights.sequence_mean(), weights.token_mean(), weights.sequence_sum()):
+        surrogate = build(credit.group_centered(), losses.clipped_surrogate(), weigh)
+        plain = build(credit.group_centered(), losses.policy_gradient(), weigh)
+        assert_equal(one(model, surrogate, completions), one(model, plain, completions))
+
+
+@pytest.mark.parametrize("completions", [MIXED, LEVEL], ids=["mixed", "level"])
+def test_rloo_is_a_multiple_of_the_group_baseline(model, completions):
+    # G/(G−1) = 4/3 with four siblings
+    centred = build(credit.group_centered(), losses.clipped_surrogate())
+    assert_equal(one(model, rloo(), completions), 4 / 3 * one(model, centred, completions))
+
+
+def test_dr_grpo_is_grpo_without_deviation_up_to_scale_where_lengths_are_equal(model):
+    # 1/(B·L) against 1/(B·|o|) with |o| = 2, L = 8: a quarter; and no multiple where lengths differ
+    without = build(credit.group_centered(), losses.clipped_surrogate(), weights.sequence_mean())
+    assert_equal(one(model, dr_grpo(8), LEVEL), one(model, without, LEVEL) / 4)
+    assert cosine(one(model, dr_grpo(8), MIXED), one(model, without, MIXED)) < 0.999
+
+
+def test_dapo_counts_as_grpo_where_lengths_are_equal(model):
+    assert_equal(one(model, dapo(), LEVEL), one(model, grpo(), LEVEL))
+    assert cosine(one(model, dapo(), MIXED), one(model, grpo(), MIXED)) < 0.999
+
+
+def test_leaving_equal_groups_out_changes_the_denominator_only(model):
+    # GRPO divides by 8 rows where DAPO, without the four equal ones, divides by 4
+    both = one(model, grpo(), LEVEL + EQUAL, groups=[0] * 4 + [1] * 4)
+    assert_equal(one(model, dapo(), LEVEL), 2 * both)
+
+
+def test_dr_grpo_blames_a_long_wrong_answer_as_much_a_token_as_a_short_one(model):
+    """GRPO's blame of one token falls as 1/|o|: in a row of 2 tokens it is half of that in a row of 1."""
+    batch = batch_of([(0,), (1, 2), (1, 0)], rewards=[0.0, 0.0, 1.0])
+    slopes = {}
+    for algorithm in (grpo(), dr_grpo(8)):
+        logprobs = model.outputs(batch).logprobs.detach().requires_grad_()
+        outputs = Outputs(logprobs)
+        credited = algorithm.credit(batch.with_(old_logprobs=logprobs.detach()))
+        (algorithm.weigh(credited) * algorithm.loss(outputs, credited)).sum().backward()
+        slopes[algorithm.name] = logprobs.grad[0, 1] / logprobs.grad[1, 1]
+    assert float(slopes["grpo"]) == pytest.approx(2.0)
+    assert float(slopes["dr_grpo"]) == pytest.approx(1.0)
+
+
+def test_imitating_right_completions_is_reinforce_with_rewards_of_zero_and_one(model):
+    """Expert iteration with one step: nll on the right rows, each 1/K of a sum over K samples, K the number drawn."""
+    rewards = [1.0, 0.0, 1.0, 0.0]
+    plain = gradient(model, objective(model, batch_of(MIXED, rewards=rewards), build(credit.uniform())))
+    right = batch_of([MIXED[0], MIXED[2]])
+    imitation = gradient(model, objective(model, right, build(credit.none(), losses.nll())))
+    assert_equal(plain, imitation * 2 / 4)
+
+
+def test_sft_on_all_samples_moves_nothing_in_expectation(model):
+    # E[∇ log π] = 0: imitating oneself without a reward is a random walk, so one row of nll has no direction
+    found = expected(model, build(credit.none(), losses.nll()), 1)
+    assert float(found.abs().max()) < 1e-14
+    assert one(model, build(credit.none(), losses.nll()), [(1, 2)]).any()
