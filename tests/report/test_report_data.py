@@ -88,10 +88,10 @@ def test_epochs_have_no_total_until_the_stage_is_over(make_run):
 def test_curves_are_chosen_in_their_order_and_unknown_ones_refused(make_run):
     curves = read_run(make_run(10)).curves
     assert curves["rl"]["reward/mean"] == [(i, pytest.approx(i / 10)) for i in range(10)]
-    assert chosen(curves.values()) == ["reward/mean", "policy/sampler_mismatch_nats", "loss"]
-    assert chosen(curves.values(), ["loss", "constant", "loss"]) == ["loss", "constant"]
+    assert chosen(curves) == {"sft": ["loss"], "rl": ["reward/mean", "policy/sampler_mismatch_nats"]}
+    assert chosen(curves, ["loss", "constant", "loss"]) == {"sft": ["loss"], "rl": ["constant"]}
     with pytest.raises(UnknownName, match="unknown metric 'reward/men'; did you mean 'reward/mean'"):
-        chosen(curves.values(), ["reward/men"])
+        chosen(curves, ["reward/men"])
 
 
 def test_every_metric_comes_under_one_heading():
@@ -229,7 +229,7 @@ def test_every_check_has_a_case():
 @pytest.mark.parametrize("kind", SICK)
 def test_a_sick_curve_is_told_in_words(kind):
     curves = {name: list(zip(STEPS, values)) for name, values in SICK[kind].items()}
-    [note] = health({"rl": curves})
+    [note] = health({"rl": curves}, ["rl"])
     assert (note.stage, note.kind) == ("rl", kind)
     assert SAID[kind] in note.text
 
@@ -240,7 +240,26 @@ def test_healthy_curves_say_nothing():
         "rollouts/unscorable": 0.0, "rollouts/errors": 0.0, "rollouts/count": 8.0, "train/skipped": 0.0,
         "optim/skipped": 0.0, "policy/sampler_mismatch_nats": 1e-6, "policy/entropy": 0.5, "loss": 0.0,
     }  # fmt: skip
-    assert health({"rl": {name: [(i, value) for i in STEPS] for name, value in well.items()}, "empty": {}}) == []
+    assert (
+        health({"rl": {name: [(i, value) for i in STEPS] for name, value in well.items()}, "empty": {}}, ["rl"]) == []
+    )
+
+
+def test_demonstrations_are_not_judged_as_rollouts(make_run):
+    # nobody sampled them: their stored log-probs are 0, their reward is 1, and the policy is to become surer
+    sick = {
+        "policy/sampler_mismatch_nats": [4.6] * 20,
+        "policy/entropy": [3.0] * 10 + [0.01] * 10,
+        "loss": [math.nan] * 20,
+    }
+    curves = {"sft": {name: list(zip(STEPS, values)) for name, values in sick.items()}}
+    assert [note.kind for note in health(curves, [])] == ["not_finite"]
+    path = make_run(4)
+    with Store(path / "run.db") as store:
+        store.write_step("sft", Step(2, (), (), None, {"reward/mean": 1.0, "policy/entropy": 0.5}))
+    view = read_run(path)
+    assert set(view.told["sft"]) == {"loss", "policy/entropy"}
+    assert set(view.told["rl"]) == set(view.curves["rl"])
 
 
 # ---- what was written

@@ -33,7 +33,7 @@ def show(
 
     to = screen(context, json, quiet)
     view = read_run(run) if stage is None else only(read_run(run), stage)
-    names = chosen(view.curves.values(), metric or ())
+    names = chosen(view.curves if metric else view.told, metric or ())
     found = {
         order.value: read_rollouts(run, order, count, stage=stage, step=step)
         for order, count in ((Order.BEST, best), (Order.WORST, worst))

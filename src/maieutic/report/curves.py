@@ -32,19 +32,31 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
 #: Parts of the reward are drawn together, not each on its own.
 PARTS = "reward/parts/"
 
+#: Beginnings of the names of what speaks of rollouts: of demonstrations, which nobody sampled, it says nothing.
+OF_ROLLOUTS = ("reward/", "rollouts/", "completions/", "policy/sampler_mismatch")
+
 
 def read_curves(store: Store, stage: str) -> dict[str, Points]:
     """Every curve of a stage by the metric's name."""
     return {name: store.metrics(stage, name) for name in store.metric_names(stage)}
 
 
-def chosen(curves: Iterable[Mapping[str, Points]], asked: Sequence[str] = ()) -> list[str]:
-    """The metrics asked for, else the leading ones that some stage has. Raises UnknownName for one that none has."""
-    known = {name for each in curves for name in each}
+def telling(curves: Mapping[str, Points], sampled: bool) -> dict[str, Points]:
+    """The curves that say something: all of a stage that sampled, without `OF_ROLLOUTS` for one on demonstrations."""
+    return {name: points for name, points in curves.items() if sampled or not name.startswith(OF_ROLLOUTS)}
+
+
+def chosen(curves: Mapping[str, Mapping[str, Points]], asked: Sequence[str] = ()) -> dict[str, list[str]]:
+    """By stage, the metrics asked for, else the leading ones, as far as the stage has them.
+
+    Raises UnknownName for a metric that no stage has.
+    """
+    known = {name for each in curves.values() for name in each}
     for name in asked:
         if name not in known:
             raise UnknownName("metric", name, known)
-    return list(dict.fromkeys(asked)) or [name for name in LEADING if name in known]
+    wanted = list(dict.fromkeys(asked)) or LEADING
+    return {stage: [name for name in wanted if name in each] for stage, each in curves.items()}
 
 
 def families(names: Iterable[str]) -> dict[str, list[str]]:

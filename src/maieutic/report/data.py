@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maieutic.report.health import health
 from maieutic.report.measured import changes
 from maieutic.report.reading import RunView
 from maieutic.run.records import StoredRollout
@@ -44,7 +43,7 @@ def as_data(
             stage: {name: points for name, points in curves.items() if metrics is None or name in metrics}
             for stage, curves in view.curves.items()
         },
-        "health": [{"stage": n.stage, "kind": n.kind, "text": n.text} for n in health(view.curves)],
+        "health": [{"stage": n.stage, "kind": n.kind, "text": n.text} for n in view.notes],
         "warnings": [*view.warnings, *refused],
         "rollouts": {order: [_rollout(each) for each in rollouts] for order, rollouts in galleries.items()},
     }  # fmt: skip

@@ -7,7 +7,7 @@ in the sentence so that a reader may disagree.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from maieutic.report.curves import Points, ends, finite, percent
@@ -141,6 +141,9 @@ def reward_without_correctness(curves: Curves) -> str | None:
     )
 
 
+#: Checks that hold for demonstrations too, which are there to make the policy surer.
+ALWAYS = frozenset({"skipped", "not_finite"})
+
 #: Every check by the name under which it is reported.
 CHECKS: Mapping[str, Callable[[Curves], str | None]] = {
     "no_reward": no_reward,
@@ -156,9 +159,14 @@ CHECKS: Mapping[str, Callable[[Curves], str | None]] = {
 }
 
 
-def health(curves: Mapping[str, Curves]) -> list[Note]:
-    """Every finding, stage by stage."""
-    found = [(stage, kind, check(each)) for stage, each in curves.items() for kind, check in CHECKS.items()]
+def health(curves: Mapping[str, Curves], sampled: Collection[str]) -> list[Note]:
+    """Every finding, stage by stage. `sampled` are the stages that trained on rollouts, not on demonstrations."""
+    found = [
+        (stage, kind, check(each))
+        for stage, each in curves.items()
+        for kind, check in CHECKS.items()
+        if stage in sampled or kind in ALWAYS
+    ]
     return [Note(stage, kind, text) for stage, kind, text in found if text is not None]
 
 

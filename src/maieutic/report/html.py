@@ -15,7 +15,6 @@ from pathlib import Path
 
 from maieutic.errors import RunError
 from maieutic.report import gallery, sections
-from maieutic.report.health import health
 from maieutic.report.markup import Child, Html, el, inside, table
 from maieutic.report.measured import changes
 from maieutic.report.reading import Order, RunView, read_rollouts, read_run, read_step
@@ -79,7 +78,7 @@ def page(view: RunView) -> str:
             el("span", view.state.value, class_=f"state {view.state.name.lower()}"),
         ),
         el("p", " ".join(summary(view, found)), class_="summary"),
-        sections.notes(health(view.curves)),
+        sections.notes(view.notes),
         sections.stages(view),
         sections.measured(view, found, refused),
         sections.curves(view, lengths),

@@ -15,7 +15,8 @@ from typing import Any
 
 from maieutic.config import Config, StageConfig, read_config
 from maieutic.errors import UnknownName
-from maieutic.report.curves import Points, read_curves
+from maieutic.report.curves import Points, read_curves, telling
+from maieutic.report.health import Note, health
 from maieutic.report.measured import Measured, by_name, read_measured, trained_on
 from maieutic.run.checkpoints import Checkpoints
 from maieutic.run.directory import RunDirectory
@@ -90,6 +91,16 @@ class RunView:
     def resume(self) -> str:
         """The command that goes on with the run."""
         return f"maieutic train --run {shlex.quote(str(self.path))} --resume"
+
+    @property
+    def told(self) -> dict[str, dict[str, Points]]:
+        """The curves that say something of their stage; see `curves.telling`."""
+        return {s.name: telling(self.curves[s.name], s.rollouts > 0) for s in self.stages if s.name in self.curves}
+
+    @property
+    def notes(self) -> list[Note]:
+        """What the curves say of the run's health."""
+        return health(self.curves, [stage.name for stage in self.stages if stage.rollouts])
 
     def stage(self, name: str) -> StageView:
         """The stage of that name. Raises UnknownName."""

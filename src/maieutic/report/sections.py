@@ -49,7 +49,7 @@ def measured(view: RunView, changes: Sequence[Change], refused: Sequence[str]) -
 def curves(view: RunView, first_last: Mapping[str, Sequence[tuple[str, Sequence[StoredRollout]]]]) -> Html:
     """The curves of every stage under their headings; what never changed is a line of text."""
     parts: list[Child] = []
-    for stage, each in view.curves.items():
+    for stage, each in view.told.items():
         if not each:
             continue
         parts.append(el("h3", stage))

@@ -15,7 +15,6 @@ from rich.text import Text
 
 from maieutic.report.braille import braille
 from maieutic.report.curves import Points, finite, number
-from maieutic.report.health import health
 from maieutic.report.measured import Change, Measured, by_name, changes, shown
 from maieutic.report.reading import RunView, State
 from maieutic.report.transcripts import inserted_tokens, judged, pieces, visible
@@ -36,14 +35,14 @@ COLOURS = {
 }  # fmt: skip
 
 
-def overview(view: RunView, metrics: Sequence[str], width: int) -> RenderableType:
-    """All of a run but its rollouts, for a terminal of that many characters."""
+def overview(view: RunView, metrics: Mapping[str, Sequence[str]], width: int) -> RenderableType:
+    """All of a run but its rollouts, for a terminal of that many characters; `metrics` are the curves by stage."""
     parts: list[RenderableType] = [header(view), *evaluations(view.measured)]
     for stage, curves in view.curves.items():
-        wanted = [(name, curves[name]) for name in metrics if finite(curves.get(name, []))]
+        wanted = [(name, curves[name]) for name in metrics.get(stage, ()) if finite(curves.get(name, []))]
         if wanted:
             parts += [Rule(f"curves of {stage}", align="left", style="dim"), plots(wanted, width)]
-    notes = [(note.stage, note.text) for note in health(view.curves)] + [("", text) for text in view.warnings]
+    notes = [(note.stage, note.text) for note in view.notes] + [("", text) for text in view.warnings]
     if notes:
         parts.append(Rule("health", align="left", style="dim"))
         parts += [
