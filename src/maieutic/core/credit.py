@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from maieutic.core.kl import k1
-from maieutic.core.parts import credit, needs
+from maieutic.core.parts import compares, credit, needs
 from maieutic.types import Batch
 
 
@@ -67,6 +67,7 @@ def group_centered() -> Callable[[Batch], Batch]:
     (Dr. GRPO, arXiv 2503.20783, §3). A group of one has nothing to compare with: its advantage is 0.
     """
 
+    @compares(2)
     def give(batch: Batch) -> Batch:
         return _spread(batch, _centred(batch)[0])
 
@@ -84,6 +85,7 @@ def group_normalized(eps: float = 1e-4, ddof: int = 1) -> Callable[[Batch], Batc
     if ddof not in (0, 1):
         raise ValueError(f"group_normalized: got ddof={ddof}; expected 0 (population) or 1 (unbiased)")
 
+    @compares(2)
     def give(batch: Batch) -> Batch:
         difference, member, size = _centred(batch)
         squares = torch.zeros(int(member.max()) + 1, dtype=size.dtype, device=size.device)
@@ -101,6 +103,7 @@ def leave_one_out() -> Callable[[Batch], Batch]:
     An unbiased baseline (RLOO, arXiv 2402.14740; Kool et al., 2019). A group of one gets 0.
     """
 
+    @compares(2)
     def give(batch: Batch) -> Batch:
         difference, _, size = _centred(batch)
         return _spread(batch, difference * size / (size - 1).clamp(min=1))

@@ -2,6 +2,7 @@
 
     @credit / @loss / @weigh / @select       turn a factory `clipped_surrogate(epsilon=0.2)` into one that makes a Part
     @needs("advantages", "old_logprobs")     declares the batch columns that a function reads
+    @compares(2)                             declares that a credit compares at least two rollouts of a task
 
     clipped_surrogate(0.2) + 0.01 * kl_to_reference()      losses add and scale
     kl_in_reward(0.05) | gae()                             credits chain, left first
@@ -40,6 +41,16 @@ def needs(*columns: str) -> Callable[[F], F]:
 
     def declare(function: F) -> F:
         function.needs = frozenset(columns)  # type: ignore[attr-defined]
+        return function
+
+    return declare
+
+
+def compares(siblings: int) -> Callable[[F], F]:
+    """Declare that a credit has something to say only of groups of at least so many rollouts."""
+
+    def declare(function: F) -> F:
+        function.siblings = siblings  # type: ignore[attr-defined]
         return function
 
     return declare
@@ -84,7 +95,14 @@ class Select(Part):
 
 @dataclass(frozen=True)
 class Credit(Part):
-    """batch → batch with `advantages` (and perhaps `returns`): spreads the judgement over tokens."""
+    """batch → batch with `advantages` (and perhaps `returns`): spreads the judgement over tokens.
+
+    `siblings` is the smallest group of which it can say anything: 2 where rollouts of one task are compared.
+    """
+
+    @property
+    def siblings(self) -> int:
+        return getattr(self.function, "siblings", 1)
 
     def __call__(self, batch: Batch) -> Batch:
         self.check(batch)
@@ -94,6 +112,7 @@ class Credit(Part):
         def chained(batch: Batch) -> Batch:
             return then(self(batch))
 
+        chained.siblings = max(self.siblings, then.siblings)  # type: ignore[attr-defined]
         # What the first one fills, the second one may read; if it did not fill it, the second one's own check says so.
         asked = self.needs | (then.needs - {"advantages", "returns"})
         return Credit(f"{self.label} | {then.label}", chained, asked)

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maieutic.config import Config, StageConfig
-from maieutic.errors import UnknownName
+from maieutic.errors import ConfigError, UnknownName
 from maieutic.protocols import Policy, Reward, Source, Taskset
 from maieutic.rewards.compose import answer_reward, weighted
 from maieutic.rewards.format import think_format
 from maieutic.rewards.lift import FailureBudget, load_reward
 from maieutic.rollout import Roller
-from maieutic.run.durable import sync, sync_tree
+from maieutic.run.durable import room_for, size, sync, sync_tree
 from maieutic.run.tasksets import Tasksets
 from maieutic.sources import Recorded, Sampled
 
@@ -53,17 +53,18 @@ def start_model(config: Config, tasksets: Tasksets, folder: Path) -> str:
         shape = spec.model_dump(exclude={"tokenizer", "min_count", "vocabulary_size"})
         temporary = folder.with_name(f".tmp-{folder.name}")
         shutil.rmtree(temporary, ignore_errors=True)
-        build_small(
-            temporary,
-            SmallModel(**shape),
-            _corpus(config, tasksets),
-            tokenizer=spec.tokenizer,
-            min_count=spec.min_count,
-            vocabulary_size=spec.vocabulary_size,
-            seed=config.seed,
-        )
-        sync_tree(temporary)
-        os.rename(temporary, folder)
+        with room_for(folder, lambda: size(temporary)):
+            build_small(
+                temporary,
+                SmallModel(**shape),
+                _corpus(config, tasksets),
+                tokenizer=spec.tokenizer,
+                min_count=spec.min_count,
+                vocabulary_size=spec.vocabulary_size,
+                seed=config.seed,
+            )
+            sync_tree(temporary)
+            os.rename(temporary, folder)
         sync(folder.parent)
     return str(folder)
 
@@ -107,7 +108,15 @@ def make_stage_algorithm(stage: StageConfig) -> Algorithm:
     """The stage's algorithm, checked against the stage: a comparison of siblings needs at least two."""
     from maieutic.algorithms import make_algorithm
 
-    return make_algorithm(stage.algorithm, stage.options, max_completion_length=stage.max_completion_length)
+    algorithm = make_algorithm(stage.algorithm, stage.options, max_completion_length=stage.max_completion_length)
+    least = algorithm.credit.siblings
+    if algorithm.samples and stage.num_generations < least:
+        raise ConfigError(
+            f"stage {stage.name!r}: got num_generations={stage.num_generations}; expected at least {least}, because "
+            f"{algorithm.credit} compares the rollouts of a task with each other and would teach nothing. Raise "
+            "num_generations, or choose an algorithm that compares across tasks (reinforce)"
+        )
+    return algorithm
 
 
 def make_reward(stage: StageConfig, taskset: Taskset) -> Reward:
