@@ -47,7 +47,7 @@ from maieutic.core.intervals import (
     wilson,
 )
 from maieutic.environments.inline import interjection
-from maieutic.errors import ConfigError, DataError, ModelError, UnknownName
+from maieutic.errors import ConfigError, DataError, ModelError, PromptTooLong, UnknownName
 from maieutic.protocols import Chat, Completion, Sampler, Sampling, Taskset
 from maieutic.types import Finish, Task
 
@@ -239,7 +239,8 @@ async def evaluate(
     called after each. A task's samples depend on `seed` and its id only, so two policies see the same random numbers.
 
     Raises ConfigError for settings that ask for nothing, and ModelError when the sampler returns another number of
-    completions than asked for. What the verifier or sampler raises is not caught.
+    completions than asked for. A prompt that does not fit the model makes samples that finish with ERROR, are wrong and
+    are counted (`errors`); what the verifier or sampler raises otherwise is not caught.
     """
     total = _check(taskset, samples, temperature, greedy, limit, concurrency, max_tokens)
     interject, interject_ids = interjection(chat, taskset.tool)
@@ -307,7 +308,10 @@ async def _draw(
 ) -> tuple[Sample, ...]:
     if not n:
         return ()
-    completions = await sampler.sample(chat.prompt(task.prompt), params, n)
+    try:
+        completions = await sampler.sample(chat.prompt(task.prompt), params, n)
+    except PromptTooLong:
+        return (Sample("", None, False, Finish.ERROR, 0),) * n
     if len(completions) != n:
         raise ModelError(f"task {task.id!r}: got {len(completions)} completions from the sampler, expected {n}")
     return tuple(_judged(taskset, task, completion, chat.decode(completion.tokens)) for completion in completions)

@@ -14,12 +14,15 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from maieutic.errors import ConfigError, DataError
+from maieutic.errors import ConfigError, DataError, RewardError
 from maieutic.protocols import Chat, Taskset, Tool
 from maieutic.rollout import Roller, run_async, spans_of
 from maieutic.types import Finish, Group, Rollout, Score, Task
 
 log = logging.getLogger("maieutic.sources")
+
+#: Steps in a row without a single reward after which a source gives up: the run would go on to its end for nothing.
+MAX_EMPTY_STEPS = 3
 
 
 class Order:
@@ -65,9 +68,14 @@ class Sampled:
         self.order = Order(len(tasks), seed)
         self.visits = 0
         self._warned = False
+        self.empty_steps = 0
 
     def next(self) -> list[Group]:
-        """The groups of one step, in the order in which their tasks were drawn."""
+        """The groups of one step, in the order in which their tasks were drawn.
+
+        After `MAX_EMPTY_STEPS` steps in a row without a single reward, raises DataError when no rollout could be made,
+        RewardError when none could be scored.
+        """
         drawn: list[Group] = []
         visits, missing = self.visits, self.prompts
         for _ in range(1 + (self.max_refill if self.until else 0)):
@@ -85,8 +93,21 @@ class Sampled:
                 missing, self.prompts, self.max_refill,
             )  # fmt: skip
             self._warned = True
+        self._check_rewards(drawn)
         self.visits = visits
         return drawn
+
+    def _check_rewards(self, drawn: Sequence[Group]) -> None:
+        self.empty_steps = 0 if any(group.rewards for group in drawn) else self.empty_steps + 1
+        if self.empty_steps < MAX_EMPTY_STEPS:
+            return
+        when = f"in {self.empty_steps} steps in a row"
+        if all(rollout.finish is Finish.ERROR for group in drawn for rollout in group.rollouts):
+            raise DataError(f"no rollout could be made {when}; the last one: {drawn[-1].rollouts[-1].note}")
+        raise RewardError(
+            f"no rollout could be scored {when}; the last one: {drawn[-1].scores[-1].note or 'no reason given'}. "
+            "Remedy: let the reward say something of at least some of what this policy writes"
+        )
 
     async def _draw(self, first: int, count: int) -> list[Group]:
         visits = range(first, first + count)
