@@ -10,6 +10,7 @@ bit, on the same machine.
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import threading
 import time
@@ -23,7 +24,6 @@ from typing import Any, Protocol
 from maieutic.config import Config, StageConfig
 from maieutic.errors import RunError
 from maieutic.evaluate import Evaluation, evaluate_sync
-from maieutic.protocols import Scorer
 from maieutic.run.build import (
     load_model,
     make_backend,
@@ -38,6 +38,8 @@ from maieutic.run.store import Store
 from maieutic.run.tasksets import Tasksets
 from maieutic.train import train
 from maieutic.types import Step
+
+log = logging.getLogger(__name__)
 
 #: The evaluation before the first stage is stored under this stage's name.
 START = "start"
@@ -87,7 +89,14 @@ class Runner:
         self.stop = threading.Event()
 
     def run(self) -> dict[str, Any]:
-        """Run all stages that are not done yet and return the summary, which is also kept in the directory."""
+        """Run all stages that are not done yet and return the summary, which is also kept in the directory.
+
+        Of a run that is complete the summary is returned and nothing is touched.
+        """
+        done = self.directory.summary()
+        if done is not None:
+            log.info("the run %s is complete: nothing is left to do", self.directory.path)
+            return done
         self.backend = make_backend(self.config)
         names = [stage.name for stage in self.config.stages]
         with Store(self.directory.database) as self.store, _first_interrupt(self.stop):
@@ -153,22 +162,23 @@ class Runner:
         done = 0 if newest is None else newest.step
         self.watch.stage(stage.name, algorithm.name, done, steps)
         if done < steps:
-            policy = self.backend.policy(
-                load_model(self.config, model),
-                make_optimiser(stage, steps * algorithm.update.steps),
-            )
+            loaded = load_model(self.config, model)
+            # taken before a checkpoint's weights are read: the reference is the model with which the stage began
+            reference = self.backend.reference(loaded) if "ref_logprobs" in algorithm.asks else None
+            policy = self.backend.policy(loaded, make_optimiser(stage, steps * algorithm.update.steps))
             source, sampled = make_source(self.config, stage, algorithm, taskset, policy)
             if newest is not None:
                 policy.learner.load(newest.path)
                 source.restore(newest.state["source"])
-            reference = self._reference(model) if "ref_logprobs" in algorithm.asks else None
             clock = time.perf_counter()
             for step in train(source, policy, algorithm, steps=steps, reference=reference, start=done):
                 seconds = time.perf_counter() - clock
                 self._store_step(stage, step, seconds, source.state(), sampled)
                 self.watch.step(stage.name, step, seconds)
                 last, stopping = step.index + 1 == steps, self.stop.is_set()
-                if last or stopping or (step.index + 1) % stage.checkpoint_every == 0:
+                # weights whose gradient is not finite must not push the last sound ones out
+                due = (step.index + 1) % stage.checkpoint_every == 0 and not step.metrics.get("optim/skipped")
+                if last or stopping or due:
                     state = {"source": source.state()}
                     self.checkpoints.write(stage.name, step.index + 1, policy.learner.save, state)
                 if stopping:
@@ -187,10 +197,6 @@ class Runner:
         ledger = [(group.id, group.task.id) for group in step.groups]
         kept = step if sampled else Step(step.index, (), (), None, step.metrics)
         self.store.write_step(stage.name, kept, ledger=ledger, seconds=seconds, source=source)
-
-    def _reference(self, model: str) -> Scorer:
-        """A frozen copy of the model with which the stage began (an adapter included)."""
-        return self.backend.frozen(load_model(self.config, model))
 
     def _evaluate(self, stage: str, step: int, model: str) -> None:
         spec = self.config.evaluation
