@@ -131,7 +131,6 @@ class StageConfig(Strict):
     )
     reward_timeout_seconds: float = Field(10.0, gt=0)
     max_reward_failures: float = Field(0.1, ge=0, le=1, description="share of failed rewards that stops the run")
-    word_dropout: float = Field(0.0, ge=0, lt=1, description="share of a question's words that fine-tuning blanks")
     optimiser: OptimiserConfig = OptimiserConfig()  # type: ignore[call-arg]
     checkpoint_every: int = Field(20, ge=1, description="steps")
     evaluate: bool = True

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -124,11 +123,7 @@ class Sampled:
 
 
 class Recorded:
-    """Demonstrations as groups of one with reward 1: `batch` tasks a step, each with `meta["solution"]`.
-
-    `word_dropout` replaces each word of a question by `blank` with that probability, anew at every visit: it keeps a
-    small model from learning a small data set by heart (arXiv 1511.06349 blanks the decoder's words).
-    """
+    """Demonstrations as groups of one with reward 1: `batch` tasks a step, each with `meta["solution"]`."""
 
     def __init__(
         self,
@@ -138,16 +133,10 @@ class Recorded:
         batch: int,
         seed: int | str = 0,
         tool: Tool | None = None,
-        word_dropout: float = 0.0,
-        blank: str = "<unk>",
     ) -> None:
-        if batch < 1 or not 0.0 <= word_dropout < 1.0:
-            raise ConfigError(
-                f"Recorded: got batch={batch}, word_dropout={word_dropout}; expected a batch of at least 1 and "
-                "0 ≤ word_dropout < 1"
-            )
+        if batch < 1:
+            raise ConfigError(f"Recorded: got batch={batch}; expected at least 1")
         self.tasks, self.chat, self.batch, self.tool = tasks, chat, batch, tool
-        self.seed, self.word_dropout, self.blank = seed, word_dropout, blank
         self.order = Order(len(tasks), seed)
         self.visits = 0
 
@@ -164,16 +153,7 @@ class Recorded:
                 f"task {task.id!r} has no worked solution to learn from: expected text in its 'solution' column; "
                 "train this task with a sampling algorithm (grpo, rloo, …) or give demonstrations"
             )
-        asked = self._with_blanks(task, visit) if self.word_dropout else task
-        return Group(task, (demonstration(asked, solution, self.chat, self.tool),), (Score(1.0),), id=visit)
-
-    def _with_blanks(self, task: Task, visit: int) -> Task:
-        draw = random.Random(f"{self.seed}/blanks/{visit}").random
-        prompt = tuple(
-            replace(m, content=" ".join(self.blank if draw() < self.word_dropout else w for w in m.content.split()))
-            for m in task.prompt
-        )
-        return replace(task, prompt=prompt)
+        return Group(task, (demonstration(task, solution, self.chat, self.tool),), (Score(1.0),), id=visit)
 
     def state(self) -> dict[str, Any]:
         """How many demonstrations have been given."""

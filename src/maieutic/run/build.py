@@ -149,7 +149,6 @@ def make_source(
             batch=stage.prompts,
             seed=seed,
             tool=taskset.tool,
-            word_dropout=stage.word_dropout,
         )
         return recorded, False
     roller = Roller(
