@@ -6,11 +6,13 @@ import math
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from maieutic.errors import RunError, UnknownName
+from maieutic.config import parse_config
+from maieutic.errors import ConfigError, RunError, UnknownName
 from maieutic.report.braille import braille
 from maieutic.report.curves import chosen, ends, families, smoothed, thinned
 from maieutic.report.data import as_data
@@ -66,6 +68,25 @@ def test_a_missing_run_names_the_nearest(make_run):
     path = make_run(None)
     with pytest.raises(RunError, match="did you mean 'demo'"):
         read_run(path.parent / "demi")
+
+
+def test_a_run_of_another_version_is_shown_all_the_same(make_run):
+    path = make_run(4)
+    config = path / "config.toml"
+    written = config.read_text()
+    config.write_text(
+        written.replace('algorithm = "grpo"', 'algorithm = "grpo"\ngone = 1').replace(
+            "seed = 0", "seed = 0\nold = 2", 1
+        )
+    )
+    view = read_run(path)
+    assert view.config == parse_config(tomllib.loads(written))
+    assert view.warnings == (
+        "the config was written for another version of maieutic; keys that this one does not know: old, stages.1.gone",
+    )
+    config.write_text(written.replace("steps = 10", 'steps = "ten"'))
+    with pytest.raises(ConfigError, match="got 'ten'"):
+        read_run(path)
 
 
 def test_one_stage_keeps_what_was_measured_before_it(make_run):

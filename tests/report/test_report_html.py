@@ -72,6 +72,7 @@ def test_a_complete_run(make_run):
     assert "learning_rate = " in page.text  # the resolved config
     # the problem that gained most: 1 of 4 correct, then 4 of 4, with both texts and the question itself
     assert "gained : p2 · correct 1 of 4 at the start, 4 of 4 after rl" in page.text
+    assert "of 4 problems 2 gained correct samples, 0 lost some" in page.text  # (0, 0, 1, 4) -> (0, 1, 4, 4)
     assert "before 5" in page.text
     assert "after 4" in page.text
 
@@ -122,7 +123,8 @@ def test_the_page_needs_nothing_else(make_run):
 def test_plots_and_tables_speak_to_those_who_do_not_see_them(make_run):
     page = page_of(make_run(10))
     drawings = [svg for svg in page.all("svg") if svg.get("aria-hidden") != "true"]
-    assert len(drawings) > 5
+    # test: intervals, counts, lengths; sft: loss; rl: reward/mean, lengths of the first and last step
+    assert len(drawings) == 6
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in drawings)
     assert len(page.all("caption")) == len(page.all("table")) >= 4
     assert all(cell["scope"] in ("row", "col") for cell in page.all("th"))

@@ -32,7 +32,8 @@ def show(
     from maieutic.report.transcripts import find_tokenizer
 
     to = screen(context, json, quiet)
-    view = read_run(run) if stage is None else only(read_run(run), stage)
+    whole = read_run(run)
+    view = whole if stage is None else only(whole, stage)
     names = chosen(view.curves if metric else view.told, metric or ())
     found = {
         order.value: read_rollouts(run, order, count, stage=stage, step=step)
@@ -44,7 +45,7 @@ def show(
         to.note(f"no rollouts with a reward are stored of step {step}")
     if report:
         try:
-            to.note(f"report: {write_report(run)}")
+            to.note(f"report: {write_report(run, whole)}")
         except RunError as error:  # a full disk, or an archive that may not be written: the run is shown all the same
             to.note(str(error))
     to.write_json(as_data(view, metric or None, found))

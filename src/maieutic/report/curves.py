@@ -29,6 +29,9 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "Optimisation": ("loss", "optim/grad_norm", "optim/learning_rate", "optim/"),
 }
 
+#: The heading of what belongs nowhere else.
+OTHER = "Other"
+
 #: Parts of the reward are drawn together, not each on its own.
 PARTS = "reward/parts/"
 
@@ -60,7 +63,7 @@ def chosen(curves: Mapping[str, Mapping[str, Points]], asked: Sequence[str] = ()
 
 
 def families(names: Iterable[str]) -> dict[str, list[str]]:
-    """Metrics under their headings, each once; what belongs nowhere comes under "Other"."""
+    """Metrics under their headings, each once; what belongs nowhere comes under `OTHER`."""
     left = [name for name in sorted(names) if not name.startswith(PARTS)]
     found: dict[str, list[str]] = {}
     for heading, beginnings in FAMILIES.items():
@@ -68,7 +71,7 @@ def families(names: Iterable[str]) -> dict[str, list[str]]:
             taken = [n for n in left if n == beginning or (beginning.endswith(("/", "kl")) and n.startswith(beginning))]
             found.setdefault(heading, []).extend(taken)
             left = [name for name in left if name not in taken]
-    found["Other"] = left
+    found[OTHER] = left
     return {heading: names for heading, names in found.items() if names}
 
 

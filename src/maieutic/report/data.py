@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maieutic.report.measured import changes
 from maieutic.report.reading import RunView
 from maieutic.run.records import StoredRollout
 
@@ -14,7 +13,7 @@ def as_data(
     view: RunView, metrics: Sequence[str] | None, galleries: Mapping[str, Sequence[StoredRollout]]
 ) -> dict[str, Any]:
     """Everything that is shown, and every point of the curves (of `metrics`; None: of all)."""
-    found, refused = changes(view.measured)
+    found, refused = view.changes
     return {
         "format": 1,
         "name": view.config.name,

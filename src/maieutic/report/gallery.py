@@ -33,6 +33,7 @@ def before_and_after(view: RunView) -> Html:
         if old is new or not pairs:
             continue
         shown = _telling(pairs)
+        parts.append(el("p", f"{name}, {place(old.stage)} and {place(new.stage)}: {_balance(pairs)}.", class_="note"))
         tasks = _questions(view.config, name, [(each[0], each[2].task_id) for _, each in shown])
         parts += [_problem(why, each, (old, new), tasks.get(each[2].task_id)) for why, each in shown]
     if not parts:
@@ -77,6 +78,13 @@ def _telling(pairs: Sequence[Pair]) -> list[tuple[str, Pair]]:
     lost = [("lost", each) for each in reversed(ranked) if gain(each)[0] < 0][:LOST]
     never = [("not solved", each) for each in pairs if not _share(each[1]) and not _share(each[2])][:UNSOLVED]
     return gained + lost + never
+
+
+def _balance(pairs: Sequence[Pair]) -> str:
+    """How many problems gained and lost correct samples, so that the few that are shown are seen in proportion."""
+    gained = sum(_share(new) > _share(old) for _, old, new in pairs)
+    lost = sum(_share(new) < _share(old) for _, old, new in pairs)
+    return f"of {len(pairs):,} problems {gained:,} gained correct samples, {lost:,} lost some"
 
 
 def _share(problem: Problem) -> float:

@@ -16,7 +16,6 @@ from pathlib import Path
 from maieutic.errors import RunError
 from maieutic.report import gallery, sections
 from maieutic.report.markup import Child, Html, el, inside, table
-from maieutic.report.measured import changes
 from maieutic.report.reading import Order, RunView, read_rollouts, read_run, read_step
 from maieutic.report.style import STYLE
 from maieutic.report.transcripts import find_tokenizer
@@ -31,13 +30,14 @@ SHOWN, READ = 3, 512
 PACKAGES = ("maieutic", "torch", "transformers", "tokenizers", "numpy", "peft")
 
 
-def write_report(run_dir: Path) -> Path:
+def write_report(run_dir: Path, view: RunView | None = None) -> Path:
     """Write `report.html` into a run's folder, whatever state the run is in, and return its path.
 
-    Raises RunError where there is no run, or the file cannot be written.
+    `view` is the run as read before, if it was. Raises RunError where there is no run, or the file cannot be
+    written.
     """
     directory = RunDirectory.open(run_dir)
-    text = page(read_run(run_dir))
+    text = page(read_run(run_dir) if view is None else view)
     try:
         write_text(directory.report, text)
     except OSError as error:
@@ -49,7 +49,7 @@ def write_report(run_dir: Path) -> Path:
 
 def page(view: RunView) -> str:
     """The whole page."""
-    found, refused = changes(view.measured)
+    found, refused = view.changes
     tokenizer = find_tokenizer(view)
     texts = {
         f"{stage.name}: {order.value}": read_rollouts(view.path, order, SHOWN, stage=stage.name)
@@ -78,7 +78,7 @@ def page(view: RunView) -> str:
             el("span", view.state.value, class_=f"state {view.state.name.lower()}"),
         ),
         el("p", " ".join(summary(view, found)), class_="summary"),
-        sections.notes(view.notes),
+        sections.notes(view.notes, view.warnings),
         sections.stages(view),
         sections.measured(view, found, refused),
         sections.curves(view, lengths),

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import json
 import shlex
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from maieutic.config import Config, StageConfig, read_config
-from maieutic.errors import UnknownName
+from pydantic import ValidationError
+
+from maieutic.config import Config, StageConfig, parse_config, read_config
+from maieutic.errors import ConfigError, UnknownName
 from maieutic.report.curves import Points, read_curves, telling
 from maieutic.report.health import Note, health
-from maieutic.report.measured import Measured, by_name, read_measured, trained_on
+from maieutic.report.measured import Change, Measured, by_name, changes, read_measured, trained_on
 from maieutic.run.checkpoints import Checkpoints
 from maieutic.run.directory import RunDirectory
 from maieutic.run.lock import alive
@@ -77,9 +81,14 @@ class RunView:
     curves: Mapping[str, Mapping[str, Points]]
     measured: tuple[Measured, ...]
     warnings: tuple[str, ...]
-    """What is wrong with the evaluations, as sentences."""
+    """What of the config and the evaluations is not as it should be, as sentences."""
     checkpoint: tuple[str, int] | None
     """(stage, step) of the newest checkpoint."""
+
+    @cached_property
+    def changes(self) -> tuple[list[Change], list[str]]:
+        """What changed from evaluation to evaluation; see `measured.changes`."""
+        return changes(self.measured)
 
     @property
     def at(self) -> StageView:
@@ -113,22 +122,46 @@ class RunView:
 def read_run(path: Path | str) -> RunView:
     """Read a run's folder. Raises RunError when there is none, or its database is damaged."""
     directory = RunDirectory.open(path)
-    config = read_config(directory.config)
+    config, warnings = read_known(directory.config)
     summary = directory.summary()
     if not has_database(directory):
         stages = tuple(_stage(stage, 0, 0.0, 0, False) for stage in config.stages)
         state = State.RUNNING if is_held(directory) else State.NOT_BEGUN
-        return RunView(directory.path, config, state, stages, {}, (), (), None)
+        return RunView(directory.path, config, state, stages, {}, (), warnings, None)
     with Store.open_reader(directory.database) as store:
         stages = _stages(store, config, summary is not None)
         curves = {stage.name: read_curves(store, stage.name) for stage in stages}
-        measured, warnings = read_measured(store, config.evaluation.k if config.evaluation else None)
-        warnings += trained_on(store, measured)
+        measured, unread = read_measured(store, config.evaluation.k if config.evaluation else None)
+        warnings += unread + trained_on(store, measured)
     newest = Checkpoints(directory.checkpoints).all()[:1]
     return RunView(
         directory.path, config, _state(directory, summary, stages, measured), stages, curves, measured, warnings,
         (newest[0].stage, newest[0].step) if newest else None,
     )  # fmt: skip
+
+
+def read_known(path: Path) -> tuple[Config, tuple[str, ...]]:
+    """A run's config without the keys that this version of maieutic does not know, and a sentence that names those.
+
+    To go on with a run its config must be understood whole; to look at one, what is understood will do.
+    Raises ConfigError for anything else that is wrong with it.
+    """
+    try:
+        return read_config(path), ()
+    except ConfigError as error:
+        cause = error.__cause__
+        if not isinstance(cause, ValidationError) or {e["type"] for e in cause.errors()} != {"extra_forbidden"}:
+            raise
+        unknown = [problem["loc"] for problem in cause.errors()]
+    data = tomllib.loads(path.read_text(encoding="utf-8"))
+    for *inside, key in unknown:
+        table: Any = data
+        for part in inside:
+            table = table[part]
+        del table[key]
+    names = ", ".join(sorted(".".join(map(str, location)) for location in unknown))
+    told = f"the config was written for another version of maieutic; keys that this one does not know: {names}"
+    return parse_config(data, str(path)), (told,)
 
 
 def only(view: RunView, stage: str) -> RunView:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from maieutic.evaluate import UNBOUNDED
 from maieutic.report import plots
-from maieutic.report.curves import PARTS, Points, families, finite, number
+from maieutic.report.curves import FAMILIES, OTHER, PARTS, Points, families, finite, number
 from maieutic.report.health import Note
 from maieutic.report.markup import Child, Html, el, table
 from maieutic.report.measured import Change, Measured, by_name, shown, title
@@ -42,7 +42,7 @@ def measured(view: RunView, changes: Sequence[Change], refused: Sequence[str]) -
             ]
             parts.append(table(["stages", "metric", "difference on the same problems"], rows, f"{name}: what changed"))
         parts.append(el("div", _intervals(name, made), _counts(name, made), _lengths(name, made), class_="charts"))
-    parts += [el("p", text, class_="warn") for text in [*view.warnings, *refused]]
+    parts += [el("p", text, class_="warn") for text in refused]
     return el("section", el("h2", "What was measured"), parts or el("p", "Nothing was measured yet."), id="measured")
 
 
@@ -54,23 +54,24 @@ def curves(view: RunView, first_last: Mapping[str, Sequence[tuple[str, Sequence[
             continue
         parts.append(el("h3", stage))
         moving = {name: points for name, points in each.items() if len({v for _, v in finite(points)}) > 1}
-        for heading, names in families(moving).items():
-            charts: list[Child] = [plots.lines(name, [plots.Series(name, moving[name])]) for name in names]
-            if heading == "Reward":
-                charts += _parts(each)
-            if heading == "Completions":
-                charts += _rollout_lengths(first_last.get(stage, ()))
-            opened = heading != "Other"
-            parts.append(el("details", el("summary", heading), el("div", charts, class_="charts"), open=opened))
+        found = families(moving)
+        more = {"Reward": _parts(each), "Completions": _rollout_lengths(first_last.get(stage, ()))}
+        for heading in [*FAMILIES, OTHER]:
+            charts: list[Child] = [plots.lines(n, [plots.Series(n, moving[n])]) for n in found.get(heading, ())]
+            charts += more.get(heading, [])
+            if charts:
+                group = el("div", charts, class_="charts")
+                parts.append(el("details", el("summary", heading), group, open=heading != OTHER))
         parts.append(_still(each, moving))
     return el("section", el("h2", "Learning curves"), parts or el("p", "No step was made yet."), id="curves")
 
 
-def notes(found: Sequence[Note]) -> Html:
-    """The health notes."""
-    if not found:
+def notes(found: Sequence[Note], warnings: Sequence[str]) -> Html:
+    """The health notes, and what else a reader should know first."""
+    if not found and not warnings:
         return el("p", "Nothing stood out in the curves.", class_="note")
-    return el("ul", [el("li", el("strong", f"{note.stage}: "), note.text) for note in found], class_="warn")
+    lines = [el("li", el("strong", f"{note.stage}: "), note.text) for note in found]
+    return el("ul", lines, [el("li", text) for text in warnings], class_="warn")
 
 
 def _size(made: Sequence[Measured]) -> str:
@@ -149,7 +150,7 @@ def _parts(curves: Mapping[str, Points]) -> list[Child]:
         for name, points in curves.items()
         if name.startswith(PARTS) and finite(points)
     ]
-    return [plots.lines("parts of the reward, before their weights are added", parts)] if parts else []
+    return [plots.lines("parts of the reward", parts)] if len(parts) > 1 else []
 
 
 def _rollout_lengths(first_last: Sequence[tuple[str, Sequence[StoredRollout]]]) -> list[Child]:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from maieutic.report.braille import braille
 from maieutic.report.curves import Points, finite, number
-from maieutic.report.measured import Change, Measured, by_name, changes, shown
+from maieutic.report.measured import Change, by_name, shown
 from maieutic.report.reading import RunView, State
 from maieutic.report.transcripts import inserted_tokens, judged, pieces, visible
 from maieutic.report.words import duration
@@ -37,7 +37,7 @@ COLOURS = {
 
 def overview(view: RunView, metrics: Mapping[str, Sequence[str]], width: int) -> RenderableType:
     """All of a run but its rollouts, for a terminal of that many characters; `metrics` are the curves by stage."""
-    parts: list[RenderableType] = [header(view), *evaluations(view.measured)]
+    parts: list[RenderableType] = [header(view), *evaluations(view)]
     for stage, curves in view.curves.items():
         wanted = [(name, curves[name]) for name in metrics.get(stage, ()) if finite(curves.get(name, []))]
         if wanted:
@@ -73,10 +73,10 @@ def header(view: RunView) -> RenderableType:
     return Group(*parts)
 
 
-def evaluations(measured: Sequence[Measured]) -> Iterable[RenderableType]:
+def evaluations(view: RunView) -> Iterable[RenderableType]:
     """For each evaluation a table of metrics by stages, then what changed from stage to stage."""
-    found, refused = changes(measured)
-    for name, made in by_name(measured).items():
+    found, refused = view.changes
+    for name, made in by_name(view.measured).items():
         sizes = {(len(each.evaluation.problems), each.evaluation.n) for each in made}
         size = ", ".join(f"{problems:,} problems, {samples} samples each" for problems, samples in sorted(sizes))
         yield Rule(f"evaluation {name}: {size}, 95 % intervals", align="left", style="dim")
