@@ -131,6 +131,13 @@ def test_every_verb_has_help_with_examples(command, verb):
     assert EXAMPLES[verb][0].split(" --")[0] in " ".join(said.out.split())
 
 
+def test_help_says_what_is_taken_when_nothing_is_given(command):
+    shown = " ".join(command("eval", "--help").out.replace("│", " ").split())
+    assert "(samples)" in shown
+    assert "[default: 8]" in shown
+    assert "--max-completion-length" in shown, "no name is cut on a terminal of 80 columns"
+
+
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["tasks"], ["algorithms", "--help"]])
 def test_help_and_lists_import_nothing_heavy(words):
     code = (

@@ -130,6 +130,13 @@ def test_samples_show_prompt_completion_and_verdict(command, trained):
     assert "right" in shown or "wrong" in shown
 
 
+def test_a_completion_leaves_half_of_the_context_to_the_prompt_unless_told(command, trained):
+    # the tiny model reads 128 tokens
+    plain = ["eval", trained, "arithmetic", "--limit", 2, "--samples", 1, "--set", "difficulty=1", "--json", "-"]
+    assert command(*plain).json["settings"]["max_tokens"] == 64
+    assert command(*plain, "--max-completion-length", 80).json["settings"]["max_tokens"] == 80
+
+
 def test_random_samples_depend_on_the_seed_only(command, trained):
     def ids(seed):
         said = command("sample", trained, "arithmetic", "--random", "--seed", seed, *FAST, "--json", "-")

@@ -124,7 +124,8 @@ def test_a_run_stopped_by_ctrl_c_says_how_to_go_on_and_goes_on(config, tmp_path)
     assert not (folder / "run.complete").exists()
 
     words = [sys.executable, "-m", *again.split()]
-    subprocess.run(words, check=True, capture_output=True, timeout=120)
+    resumed = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert resumed.returncode == 0, resumed.stderr
     assert [each.step for each in _steps(folder)] == list(range(steps))
     assert (folder / "run.complete").exists()
 

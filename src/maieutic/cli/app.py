@@ -55,8 +55,8 @@ def options(
 
 EXAMPLES = {
     "train": [
-        "maieutic train examples/arithmetic.toml",
-        "maieutic train my.toml --set stages.0.steps=10 --set model.path=models/tiny",
+        "maieutic train my.toml",
+        "maieutic train my.toml --dry-run --set stages.0.steps=10 --set model.path=models/tiny",
         "maieutic train --run runs/my --resume",
     ],
     "eval": [

@@ -33,7 +33,7 @@ def tasks(
     ] = None,
     options: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="OPTION=VALUE", help="An option of the taskset, for the examples."),
+        typer.Option("--set", metavar="KEY=VALUE", help="An option of the taskset, for the examples."),
     ] = None,
     json: Json = None,
     quiet: Quiet = False,

@@ -34,13 +34,13 @@ TRANSCRIPTS = 3
 
 def demo(
     context: typer.Context,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.  [default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything random.", show_default="0")] = None,
     run: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The run's folder.  [default: runs/demo]", autocompletion=complete.runs),
+        typer.Option(metavar="DIR", help="The run's folder.", show_default="runs/demo", autocompletion=complete.runs),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew; what is in the folder is removed.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads.")] = None,
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
@@ -115,7 +115,7 @@ def _results(show: Screen, config: Config, folder: Path, total: float | None) ->
     """Print the table, the differences, the transcripts and where everything lies; returns what `--json` carries."""
     from maieutic.cli.tables import compare, headline, print_differences, stages_table
     from maieutic.cli.train import say_where
-    from maieutic.run.directory import RunDirectory
+    from maieutic.cli.values import model_source
 
     measured = {made.stage: made for made in measurements(folder)}
     rows = [(LABELS.get(stage, stage), made.intervals) for stage, made in measured.items()]
@@ -128,8 +128,7 @@ def _results(show: Screen, config: Config, folder: Path, total: float | None) ->
     seconds = _seconds(folder, total)
     parts = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
     show.out.print(f"time    {parts}", markup=False, highlight=False)
-    summary = RunDirectory.open(folder).summary() or {}
-    model = str(summary["model"])
+    model = model_source(str(folder))
     say_where(show, folder, model, write_report(folder), "arithmetic")
     show.out.print(f"        maieutic demo --seed {config.seed + 1}", markup=False, highlight=False)
     return {
@@ -180,19 +179,33 @@ class Contrast:
         was, now = _greedy(self.before), _greedy(self.after)
         return not (now and not was), was, len(self.task.prompt[-1].content)
 
+    @property
+    def misread(self) -> frozenset[str]:
+        """The kinds of sentence in the problem that the demonstrator misreads."""
+        from maieutic.tasks.arithmetic import KINDS
+
+        return frozenset(kind for kind in self.task.meta["kinds"] if KINDS[kind].misread)
+
 
 def _greedy(problem: Problem) -> bool:
     return problem.greedy is not None and problem.greedy.correct
 
 
 def _contrasts(config: Config, sft: Evaluation, rl: Evaluation) -> Sequence[Contrast]:
-    from maieutic.run.tasksets import Tasksets
+    """The problems to show: one for each kind of misreading where there is one, filled up with others."""
+    from maieutic.run.build import Tasksets
 
     tasks = Tasksets(config)[rl.name]
     asked = {task.id: task for task in (tasks[i] for i in range(len(tasks)))}
     before: Mapping[str, Problem] = {problem.task_id: problem for problem in sft.problems}
     found = [Contrast(asked[p.task_id], before[p.task_id], p) for p in rl.problems if p.task_id in asked]
-    return sorted(found, key=lambda contrast: contrast.rank)[:TRANSCRIPTS]
+    found.sort(key=lambda contrast: contrast.rank)
+    first: dict[frozenset[str], Contrast] = {}
+    for contrast in found:
+        if len(contrast.misread) == 1:
+            first.setdefault(contrast.misread, contrast)
+    chosen = list(first.values())
+    return [*chosen, *(contrast for contrast in found if contrast not in chosen)][:TRANSCRIPTS]
 
 
 def _print_transcripts(show: Screen, config: Config, sft: Evaluation, rl: Evaluation) -> None:

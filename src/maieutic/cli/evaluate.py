@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maieutic.cli.models import Device, Length, ModelName, Options, TaskName, Threads, found_model, load
+from maieutic.cli.models import Device, Length, ModelName, Options, Speaker, TaskName, Threads, found_model, load
 from maieutic.cli.screen import Json, Quiet, Screen, screen, writable
 from maieutic.cli.values import settings, taskset
 from maieutic.errors import ConfigError, DataError
@@ -21,16 +23,18 @@ def evaluate(
     context: typer.Context,
     model: ModelName,
     task: TaskName,
-    samples: Annotated[int, typer.Option(min=0, help="Samples of each task.")] = 8,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many tasks only.")] = None,
-    temperature: Annotated[float, typer.Option(help="Of the samples.")] = 1.0,
-    k: Annotated[int | None, typer.Option(min=1, help="Of pass@k, vote@k, strict@k.  [default: samples]")] = None,
-    max_completion_length: Length = 256,
+    samples: Annotated[int, typer.Option(min=0, metavar="N", help="Samples of each task.")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="The first so many tasks only.")] = None,
+    temperature: Annotated[float, typer.Option(metavar="T", help="Of the samples.")] = 1.0,
+    k: Annotated[
+        int | None, typer.Option(min=1, metavar="K", help="Of pass@k, vote@k, strict@k.", show_default="samples")
+    ] = None,
+    max_completion_length: Length = None,
     options: Options = None,
-    greedy: Annotated[bool, typer.Option("--greedy/--no-greedy", help="One more sample at temperature 0.")] = True,
-    seed: Annotated[int, typer.Option(help="Seeds the samples.")] = 0,
+    no_greedy: Annotated[bool, typer.Option("--no-greedy", help="Leave the sample at temperature 0 out.")] = False,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seeds the samples.")] = 0,
     against: Annotated[
-        str | None, typer.Option(metavar="FILE|MODEL", help="Compare with a saved evaluation, or with another model.")
+        str | None, typer.Option(metavar="OTHER", help="Compare with it: a saved evaluation (.json) or a model.")
     ] = None,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the whole evaluation, for --against.")] = None,
     device: Device = "cpu",
@@ -48,9 +52,8 @@ def evaluate(
     if k is not None and k > samples:
         raise ConfigError(f"got --k {k} with --samples {samples}; expected k of at most the samples: --samples {k}")
     tasks = taskset(task, settings(options or []), split="test")
-    how = {"samples": samples, "limit": limit, "temperature": temperature, "greedy": greedy, "seed": seed}
-    how["max_tokens"] = max_completion_length
-    asked = _Asked(show, tasks, how, k, device, threads)
+    how = {"samples": samples, "limit": limit, "temperature": temperature, "greedy": not no_greedy, "seed": seed}
+    asked = _Asked(show, tasks, how, max_completion_length, k, lambda name: load(name, device=device, threads=threads))
     old = None if against is None else _saved(against)
     if against is not None and old is None:
         found_model(against)  # a misspelt one should fail before the first model is evaluated
@@ -62,33 +65,34 @@ def evaluate(
     _say(show, made, old, {"model": model, "task": task, "against": against})
 
 
+@dataclass(frozen=True)
 class _Asked:
     """The tasks and how they are asked: the same for both models of a comparison."""
 
-    def __init__(
-        self, show: Screen, tasks: Taskset, how: dict[str, Any], k: int | None, device: str, threads: int | None
-    ) -> None:
-        self._show, self._tasks, self._how, self._k = show, tasks, how, k
-        self._device, self._threads = device, threads
+    show: Screen
+    tasks: Taskset
+    how: Mapping[str, Any]
+    length: int | None
+    k: int | None
+    load: Callable[[str], Speaker]
 
     def ask(self, model: str) -> Evaluation:
         """What the model answers, judged."""
-        from dataclasses import replace
-
         from maieutic.cli.progress import display
 
-        speaker = load(model, device=self._device, threads=self._threads)
+        speaker = self.load(model)
         from maieutic.evaluate import evaluate_sync
 
-        with display(self._show) as shown:
+        with display(self.show) as shown:
             made = evaluate_sync(
                 speaker.sampler,
                 speaker.chat,
-                self._tasks,
-                **self._how,
+                self.tasks,
+                max_tokens=speaker.length(self.length),
+                **self.how,
                 on_progress=lambda done, total: shown.show(f"evaluate {model}", done, total),
             )
-        ks = () if self._k is None else (self._k,)
+        ks = () if self.k is None else (self.k,)
         return replace(made, ks=ks, settings={**made.settings, "model": model})
 
 

@@ -33,22 +33,37 @@ Options = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        metavar="OPTION=VALUE",
+        metavar="KEY=VALUE",
         help="An option of the taskset; may be repeated. The split is test unless it is set.",
     ),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
-Length = Annotated[int, typer.Option(min=1, help="Tokens a completion may have.")]
+Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, …")]
+Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads.")]
+Length = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Tokens a completion may have.",
+        show_default="256, at most half of what the model can read",
+    ),
+]
+
+#: Tokens a completion may have where nothing else is said.
+LENGTH = 256
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """A model that can be asked: `name` as it was given, its sampler and its chat format."""
+    """A model that can be asked: its sampler, its chat format, and how many tokens it can read (None: unknown)."""
 
-    name: str
     sampler: Sampler
     chat: Chat
+    context: int | None
+
+    def length(self, asked: int | None) -> int:
+        """Tokens a completion may have: as asked for, else `LENGTH` but leaving half of the context to the prompt."""
+        return asked or min(LENGTH, (self.context or 2 * LENGTH) // 2)
 
 
 def found_model(name: str) -> str:
@@ -67,4 +82,5 @@ def load(name: str, *, device: str, threads: int | None) -> Speaker:
     from maieutic.models.causal import load_causal
 
     model = load_causal(source, device=device)
-    return Speaker(name, LocalBackend(device=device, threads=threads).sampler(model), model.chat)
+    context = getattr(getattr(model.module, "config", None), "max_position_embeddings", None)
+    return Speaker(LocalBackend(device=device, threads=threads).sampler(model), model.chat, context)

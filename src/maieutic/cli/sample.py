@@ -24,14 +24,14 @@ def sample(
     context: typer.Context,
     model: ModelName,
     task: TaskName,
-    n: Annotated[int, typer.Option("--n", "-n", min=1, help="Tasks to show.")] = 3,
-    index: Annotated[int | None, typer.Option(min=0, help="Begin with this task.")] = None,
+    n: Annotated[int, typer.Option("--n", "-n", min=1, metavar="N", help="Tasks to show.")] = 3,
+    index: Annotated[int | None, typer.Option(min=0, metavar="I", help="Begin with this task.")] = None,
     at_random: Annotated[bool, typer.Option("--random", help="Tasks drawn at random.")] = False,
-    samples: Annotated[int, typer.Option(min=1, help="Completions of each task.")] = 1,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,
-    max_completion_length: Length = 256,
+    samples: Annotated[int, typer.Option(min=1, metavar="N", help="Completions of each task.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0, metavar="T", help="0 is greedy.")] = 1.0,
+    max_completion_length: Length = None,
     options: Options = None,
-    seed: Annotated[int, typer.Option(help="Seeds the samples and --random.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seeds the samples and --random.")] = 0,
     device: Device = "cpu",
     threads: Threads = None,
     json: Json = None,
@@ -46,7 +46,7 @@ def sample(
     speaker = load(model, device=device, threads=threads)
     from maieutic.protocols import Sampling
 
-    how = Sampling(max_completion_length, temperature, key=str(seed))
+    how = Sampling(speaker.length(max_completion_length), temperature, key=str(seed))
     attempts = asyncio.run(_attempts(speaker, tasks, chosen, how, samples))
     for attempt in attempts:
         _print(show, attempt)

@@ -30,11 +30,11 @@ def train(
     ] = None,
     run: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The run's folder.  [default: runs/<name>]", autocompletion=complete.runs),
+        typer.Option(metavar="DIR", help="The run's folder.", show_default="runs/<name>", autocompletion=complete.runs),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is in the folder.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")] = False,
-    seed: Annotated[int | None, typer.Option(help="The same as --set seed=N.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="The same as --set seed=N.")] = None,
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
