@@ -14,16 +14,9 @@ from maieutic.core.parts import select
 from maieutic.types import Example, Finish, Group
 
 
-def is_informative(group: Group) -> bool:
-    """Whether the group's rewards differ: only then does comparing siblings say anything."""
-    return len(set(group.rewards)) > 1
-
-
-def _examples(groups: Sequence[Group], keep: Callable[[Group], bool], skip_truncated: bool) -> list[Example]:
+def _rows(group: Group, skip_truncated: bool) -> list[Example]:
     return [
         Example(rollout, score.reward, group=group.id, unit=group.id, step_rewards=score.step_rewards)
-        for group in groups
-        if keep(group)
         for rollout, score in zip(group.rollouts, group.scores)
         if score.reward is not None and any(rollout.mask) and not (skip_truncated and rollout.finish is Finish.LENGTH)
     ]
@@ -33,18 +26,22 @@ def _examples(groups: Sequence[Group], keep: Callable[[Group], bool], skip_trunc
 def everything(skip_truncated: bool = False) -> Callable[[Sequence[Group]], list[Example]]:
     """Every scorable rollout. `skip_truncated` leaves out those that the length limit cut (they still count in the
     log): a cut answer is not a wrong one, but a policy that is never blamed for length may drift to it."""
-    return lambda groups: _examples(groups, lambda _: True, skip_truncated)
+    return lambda groups: [row for group in groups for row in _rows(group, skip_truncated)]
 
 
 @select
 def informative(skip_truncated: bool = False) -> Callable[[Sequence[Group]], list[Example]]:
     """Every scorable rollout of the groups whose rewards differ (DAPO's dynamic sampling, arXiv 2503.14476, eq. 11).
 
-    A uniform group has advantage 0 everywhere: it moves nothing but the denominators.
+    A uniform group has advantage 0 everywhere: it moves nothing but the denominators. Only the rows that would be
+    selected are compared, so a rollout that `skip_truncated` leaves out does not make its group differ.
     """
 
-    def select_informative(groups: Sequence[Group]) -> list[Example]:
-        return _examples(groups, is_informative, skip_truncated)
+    def keeps(group: Group) -> bool:
+        return len({row.reward for row in _rows(group, skip_truncated)}) > 1
 
-    select_informative.keeps = is_informative  # type: ignore[attr-defined]
+    def select_informative(groups: Sequence[Group]) -> list[Example]:
+        return [row for group in groups if keeps(group) for row in _rows(group, skip_truncated)]
+
+    select_informative.keeps = keeps  # type: ignore[attr-defined]
     return select_informative
