@@ -80,6 +80,24 @@ def write_step() -> Callable[..., Step]:
     return step
 
 
+def words_tokenizer(folder: Path) -> None:
+    """A tokenizer of whole words as a run's start model has it: 1, 2 the prompt, 0 the stop token."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["<stop>", "how", "many", "3", "+", "4", "=", "7", "apples"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<stop>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(["<stop>"])
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+@pytest.fixture
+def write_tokenizer() -> Callable[[Path], None]:
+    """`words_tokenizer`, for tests that need one."""
+    return words_tokenizer
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     """`make_run(steps)`: a run that came so far in its second stage; None: nothing but its config."""

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 
@@ -296,25 +295,13 @@ def test_best_and_worst_are_of_different_tasks(make_run):
     assert [r.score.reward for r in read_rollouts(path, Order.BEST, 5, step=3)] == [2.0, 1.0, 0.0]
 
 
-def words_tokenizer(folder: Path) -> None:
-    """A tokenizer of whole words as a run's start model has it: 1, 2 the prompt, 0 the stop token."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    words = ["<stop>", "how", "many", "3", "+", "4", "=", "7", "apples"]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<stop>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.add_special_tokens(["<stop>"])
-    folder.mkdir()
-    tokenizer.save(str(folder / "tokenizer.json"))
-
-
-def test_what_the_tool_wrote_is_told_apart(make_run, write_step):
+def test_what_the_tool_wrote_is_told_apart(make_run, write_step, write_tokenizer):
     path = make_run(2)
     with Store(path / "run.db") as store:
         store.write_step("rl", write_step(2, ("3 + 4 = 7 apples",)))
     [stored] = read_rollouts(path, Order.BEST, 1, step=2)
     assert pieces(stored, find_tokenizer(read_run(path))) == [Piece("3 + 4 = 7 apples")]  # no tokenizer there yet
-    words_tokenizer(path / "start")
+    write_tokenizer(path / "start")
     tokenizer = find_tokenizer(read_run(path))
     assert pieces(stored, tokenizer) == [Piece("3 + 4 ="), Piece(" 7", inserted=True), Piece(" apples")]
     # a text that is not what these tokens say stays whole

@@ -109,6 +109,16 @@ def test_hostile_names_and_texts_stay_text(make_run, write_step, write_evaluatio
     assert "<script>x</script>" in page.text
 
 
+def test_what_a_tool_wrote_is_marked(make_run, write_step, write_tokenizer):
+    path = make_run(2)
+    with Store(path / "run.db") as store:
+        store.write_step("rl", write_step(2, ("3 + 4 = 7 apples",)))
+    assert "a tool wrote 1 of these tokens" in page_of(path).text  # where there is no tokenizer to say which
+    write_tokenizer(path / "start")
+    raw = write_report(path).read_text(encoding="utf-8")
+    assert '<pre>3 + 4 =<mark title="written by a tool"> 7</mark> apples</pre>' in raw
+
+
 def test_the_page_needs_nothing_else(make_run):
     raw = write_report(make_run(10)).read_text(encoding="utf-8")
     page = Page(raw)

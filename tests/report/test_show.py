@@ -73,6 +73,26 @@ def test_what_a_model_wrote_cannot_drive_the_terminal(make_run):
     assert "\x1b" not in text
 
 
+def test_what_a_tool_wrote_is_marked(make_run, write_step, write_tokenizer):
+    path = make_run(2)
+    with Store(path / "run.db") as store:
+        store.write_step("rl", write_step(2, ("3 + 4 = 7 apples",)))
+    write_tokenizer(path / "start")
+    assert "3 + 4 =⟦ 7⟧ apples" in shown(path, "--step", "2", "--no-report")
+
+
+def test_names_are_no_markup(make_run):
+    odd = "[/bold] [red]"
+    tasks = {odd: {"taskset": "arithmetic"}, "test": {"taskset": "arithmetic", "split": "test"}}
+    stages = [{"algorithm": "sft", "steps": 2}, {"name": "rl", "algorithm": "grpo", "tasks": odd, "steps": 10}]
+    path = make_run(4, tasks={**tasks, "train": {"taskset": "arithmetic"}}, stages=stages)
+    with Store(path / "run.db") as store:
+        store.write_evaluation("rl", 3, odd, store.evaluation("sft", "test"))
+    text = shown(path, "--no-report")
+    assert f"evaluation {odd}: 4 problems" in text
+    assert f"grpo       {odd}" in text
+
+
 @pytest.mark.parametrize("width", [40, 60, 110, 250])
 def test_nothing_is_wider_than_the_terminal(make_run, width):
     lines = shown(make_run(10), "--no-report", width=width).splitlines()

@@ -41,10 +41,10 @@ def overview(view: RunView, metrics: Mapping[str, Sequence[str]], width: int) ->
     for stage, curves in view.curves.items():
         wanted = [(name, curves[name]) for name in metrics.get(stage, ()) if finite(curves.get(name, []))]
         if wanted:
-            parts += [Rule(f"curves of {stage}", align="left", style="dim"), plots(wanted, width)]
+            parts += [_rule(f"curves of {stage}"), plots(wanted, width)]
     notes = [(note.stage, note.text) for note in view.notes] + [("", text) for text in view.warnings]
     if notes:
-        parts.append(Rule("health", align="left", style="dim"))
+        parts.append(_rule("health"))
         parts += [
             Text.assemble(("! ", "bold yellow"), (f"{stage}: " if stage else "", "bold"), t) for stage, t in notes
         ]
@@ -65,7 +65,9 @@ def header(view: RunView) -> RenderableType:
         table.add_column(column, justify="right")
     for stage in view.stages:
         steps = f"{stage.done:,} of {'?' if stage.total is None else f'{stage.total:,}'}"
-        table.add_row(stage.name, stage.algorithm, stage.tasks, steps, duration(stage.seconds), f"{stage.rollouts:,}")
+        table.add_row(
+            stage.name, stage.algorithm, Text(stage.tasks), steps, duration(stage.seconds), f"{stage.rollouts:,}"
+        )
     parts: list[RenderableType] = [line, table]
     if view.state in (State.INTERRUPTED, State.NOT_BEGUN):
         where = "" if view.checkpoint is None else f" (from stage {view.checkpoint[0]}, step {view.checkpoint[1]})"
@@ -79,7 +81,7 @@ def evaluations(view: RunView) -> Iterable[RenderableType]:
     for name, made in by_name(view.measured).items():
         sizes = {(len(each.evaluation.problems), each.evaluation.n) for each in made}
         size = ", ".join(f"{problems:,} problems, {samples} samples each" for problems, samples in sorted(sizes))
-        yield Rule(f"evaluation {name}: {size}, 95 % intervals", align="left", style="dim")
+        yield _rule(f"evaluation {name}: {size}, 95 % intervals")
         table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
         table.add_column("metric", no_wrap=True)
         for each in made:
@@ -126,7 +128,7 @@ def plot(name: str, points: Points, width: int, height: int = PLOT_HEIGHT) -> Te
 def gallery(title: str, rollouts: Sequence[StoredRollout], tokenizer: Tokenizer | None) -> RenderableType:
     """Rollouts below a title."""
     panels = [transcript(stored, tokenizer) for stored in rollouts]
-    return Group(Rule(title, align="left", style="dim"), *panels)
+    return Group(_rule(title), *panels)
 
 
 def transcript(stored: StoredRollout, tokenizer: Tokenizer | None) -> RenderableType:
@@ -158,6 +160,10 @@ def galleries(found: Mapping[str, Sequence[StoredRollout]], tokenizer: Tokenizer
     """The rollouts of each order ("best", "worst"), where there are any."""
     shown_ = {order: rollouts for order, rollouts in found.items() if rollouts}
     return Group(*(gallery(f"{order} rollouts", rollouts, tokenizer) for order, rollouts in shown_.items()))
+
+
+def _rule(title: str) -> Rule:
+    return Rule(Text(title), align="left", style="dim")  # a Text, for rich would read "[…]" in a name as markup
 
 
 def _verdict(text: str) -> Text:
