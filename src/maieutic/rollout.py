@@ -53,7 +53,8 @@ class Roller:
         try:
             completions = await self.sampler.sample(prompt, sampling, n)
         except PromptTooLong as error:
-            rollouts = tuple(_failed(task, prompt, self.temperature, sibling, str(error)) for sibling in range(n))
+            at = self.temperature or 1.0
+            rollouts = tuple(_failed(task, prompt, at, sibling, str(error)) for sibling in range(n))
             return Group(task, rollouts, tuple(Score(None, note=str(error)) for _ in rollouts), id=visit)
         rollouts = tuple(
             self._rollout(task, prompt, completion, sibling) for sibling, completion in enumerate(completions)
