@@ -152,7 +152,7 @@ def test_the_vocabulary_is_complete_and_has_no_word_that_never_occurs(difficulty
 
 def test_lengths_of_the_small_recipe() -> None:
     tasks = arithmetic(size=1000)
-    assert len(arithmetic_vocabulary()) == 73
+    assert len(arithmetic_vocabulary()) == 78
     assert sum(len(text(task).split()) for task in tasks) / 1000 == pytest.approx(26, abs=1)
     assert sum(len(task.meta["solution"].split()) for task in tasks) / 1000 == pytest.approx(20, abs=1.5)
 

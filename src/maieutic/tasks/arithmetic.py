@@ -1,12 +1,12 @@
 """Procedural word problems: a quantity changes from sentence to sentence; the solution is a chain of small sums.
 
-    prompt     Ann has 10 apples . Ann gives Bob 4 apples . Cid buys 5 apples . Ann keeps half . how many apples now ?
+    prompt     Ann has 10 apples . Ann gives Bob 4 apples . a friend buys 5 apples . Ann keeps half . how many apples now ?
     solution   10 - 4 = 6 ; 6 / 2 = 3 ; # 3
 
 All text is words separated by single spaces (numbers are words), so that `arithmetic_vocabulary` is a whole tokenizer.
 
 *The imperfect demonstrator.* Demonstrations may be written by somebody who misreads three kinds of sentence, always the
-same way: "gives" as gaining, "keeps half" as losing 2, and the purchases of another person as the hero's own. A model
+same way: "gives" as gaining, "keeps half" as losing 2, and the purchases of a friend as the hero's own. A model
 fine-tuned on these copies the misreadings, and reinforcement learning on fresh problems removes them. The gap is made
 on purpose, to have a problem small enough for one CPU core on which there is something to gain.
 
@@ -34,6 +34,8 @@ OBJECTS = (
     "stamps",
 )  # fmt: skip
 
+PEOPLE = ("friend", "cousin", "neighbour", "teacher")
+
 #: Of 100 problems by hash: which numbers belong to which split.
 SPLITS: Mapping[str, range] = {"train": range(80), "validation": range(80, 90), "test": range(90, 100)}
 SIZES: Mapping[str, int] = {"train": 20_000, "validation": 500, "test": 1_000}
@@ -50,10 +52,10 @@ class Level:
     weights: Mapping[str, int]
 
 
-_PLAIN = {"buys": 9, "loses": 9, "doubles": 4, "bags": 5, "gives": 5, "half": 4, "other buys": 4}
+_PLAIN = {"buys": 9, "loses": 9, "doubles": 4, "bags": 5, "gives": 5, "half": 4, "friend buys": 4}
 _DISTRACTING = {**_PLAIN, "other buys": 6, "other loses": 4, "another object": 4}
 
-#: Difficulty → level. Number 2 is the one on which the published small-model recipe was measured.
+#: Difficulty → level. Number 2 is the demo's.
 LEVELS: Mapping[int, Level] = {
     1: Level(1, 2, 20, _PLAIN),
     2: Level(2, 4, 20, _PLAIN),
@@ -99,6 +101,7 @@ KINDS: Mapping[str, Kind] = {
     "gives": Kind("{name} gives {other} {amount} {thing} .", "-", misread="+"),
     "half": Kind("{name} keeps half .", "/", misread="-", operand=2),
     "doubles": Kind("{name} doubles them .", "*", operand=2),
+    "friend buys": Kind("a {person} buys {amount} {thing} .", "", misread="+"),
     "other buys": Kind("{other} buys {amount} {thing} .", "", misread="+"),
     "other loses": Kind("{other} loses {amount} {thing} .", ""),
     "another object": Kind("{name} buys {amount} {another} .", ""),
@@ -199,10 +202,18 @@ def say(problem: Problem, random: Random) -> str:
     thing, another = random.sample(OBJECTS, 2)
     words = [START.format(name=name, start=problem.start, thing=thing)]
     for event in problem.events:
-        other = random.choice(others)
+        other, person = random.choice(others), random.choice(PEOPLE)
         sentence = KINDS[event.kind].sentence
         words.append(
-            sentence.format(name=name, other=other, thing=thing, another=another, amount=event.amount, each=event.each)
+            sentence.format(
+                name=name,
+                other=other,
+                person=person,
+                thing=thing,
+                another=another,
+                amount=event.amount,
+                each=event.each,
+            )
         )
     return " ".join([*words, QUESTION.format(thing=thing)])
 
@@ -292,4 +303,4 @@ def arithmetic_vocabulary(difficulty: int = 2) -> list[str]:
     sentences = [START, QUESTION, *(KINDS[kind].sentence for kind in level.weights)]
     fixed = {word for sentence in sentences for word in sentence.split() if not word.startswith("{")}
     numbers = {str(n) for n in range(level.limit + 1)}
-    return sorted({*fixed, *NAMES, *OBJECTS, *numbers, *OPERATORS, "=", ";", "#"})
+    return sorted({*fixed, *NAMES, *PEOPLE, *OBJECTS, *numbers, *OPERATORS, "=", ";", "#"})

@@ -1,0 +1,96 @@
+"""Every example runs: made small by `--set`, on a tiny model folder where the example would download one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from maieutic.cli import main
+from maieutic.models.small import SmallModel, build_small
+from maieutic.tasks import gsm8k
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+SMALL = ["--set", "threads=1", "--set", "stages.0.checkpoint_every=2"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level model of a few thousand parameters in an ordinary Hugging Face folder."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    spec = SmallModel(layers=1, width=16, heads=2, kv_heads=1, context=1024)
+    return build_small(folder, spec, ["A farm has 12 hens. #### 12"], tokenizer="bpe", vocabulary_size=300)
+
+
+def run(*arguments: str) -> dict:
+    """`maieutic train …` from the repository's root, as README has it; what it writes as JSON."""
+    out = Path(arguments[arguments.index("--json") + 1])
+    before = Path.cwd()
+    os.chdir(ROOT)
+    try:
+        assert main(["train", *arguments]) == 0
+    finally:
+        os.chdir(before)
+    return json.loads(out.read_text())
+
+
+def test_every_example_is_run_here():
+    here = Path(__file__).read_text()
+    assert not [p.name for p in EXAMPLES.iterdir() if p.suffix in (".py", ".toml") and p.name not in here]
+
+
+def test_from_python():
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "from_python.py", "--steps", "21"],
+        capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    first, second = (float(line.split()[-1]) for line in done.stdout.splitlines() if line.startswith("sft"))
+    assert second < 0.7 * first  # −log likelihood of demonstrations after 20 steps
+    assert "grpo    1  reward" in done.stdout
+
+
+def test_own_problems_with_own_rewards(tiny, tmp_path):
+    # own_problems.toml, own_problems.jsonl and rewards.py together: LoRA, two rewards, one task with a system message
+    made = run(
+        str(EXAMPLES / "own_problems.toml"), "--run", str(tmp_path / "run"), "--json", str(tmp_path / "out.json"),
+        *SMALL, "--set", f"model.path={tiny}", "--set", "stages.0.steps=2", "--set", "stages.0.prompts=2",
+        "--set", "stages.0.optimiser.warmup_steps=0", "--set", "stages.0.max_completion_length=16",
+    )  # fmt: skip
+    assert (Path(made["model"]) / "adapter_config.json").exists()
+    from maieutic.run.store import Store
+
+    rollout = Store.open_reader(tmp_path / "run" / "run.db").recent(1)[0]
+    words = len(rollout.rollout.text.split())
+    assert rollout.score.parts["examples/rewards.py:short"] == pytest.approx(max(0.0, 1 - words / 200))
+
+
+def test_gsm8k_with_lora_on_a_small_folder_and_the_real_files(tiny, tmp_path, data_dir):
+    # gsm8k_lora.toml: everything but the download
+    made = run(
+        str(EXAMPLES / "gsm8k_lora.toml"), "--run", str(tmp_path / "run"), "--json", str(tmp_path / "out.json"),
+        *SMALL, "--set", f"model.path={tiny}", "--set", f"tasks.train.path={data_dir / 'gsm8k'}",
+        "--set", f"tasks.test.path={data_dir / 'gsm8k'}", "--set", "stages.0.steps=2", "--set", "stages.0.prompts=2",
+        "--set", "stages.0.num_generations=2", "--set", "stages.0.optimiser.warmup_steps=0",
+        "--set", "stages.0.max_completion_length=24", "--set", "evaluation.limit=5",
+        "--set", "evaluation.samples=2", "--set", "evaluation.max_completion_length=24",
+    )  # fmt: skip
+    assert set(made["evaluations"]) == {"start", "rl"}
+    assert (Path(made["model"]) / "adapter_model.safetensors").exists()
+    assert len(gsm8k("test", data_dir / "gsm8k")) == 1319
+
+
+def test_svamp(tmp_path, data_dir):
+    # svamp.toml on the real files, a few steps of each stage
+    folder = data_dir / "svamp"
+    paths = [f"--set=tasks.{name}.path={folder}" for name in ("demonstrations", "practice", "heldout", "svamp")]
+    made = run(
+        str(EXAMPLES / "svamp.toml"), "--run", str(tmp_path / "run"), "--json", str(tmp_path / "out.json"),
+        *SMALL, *paths, "--set", "stages.0.epochs=1", "--set", "stages.1.steps=2", "--set", "stages.1.prompts=8",
+        "--set", "stages.1.optimiser.warmup_steps=0", "--set", "evaluation.limit=20", "--set", "evaluation.samples=2",
+    )  # fmt: skip
+    assert set(made["evaluations"]["rl"]) == {"heldout", "svamp"}
