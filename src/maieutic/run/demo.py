@@ -11,15 +11,15 @@ def demo_config(seed: int = 0) -> Config:
     The demonstrator misreads three kinds of sentence with probability 0.7 and slips in 3 % of the steps. Imitation
     copies that; the reward, which only says whether the final answer is right, removes it.
     """
-    imperfect = {"taskset": "arithmetic", "demonstrations": "imperfect", "seed": seed}
+    imperfect = {"taskset": "arithmetic", "demonstrations": "imperfect", "seed": seed, "size": 60_000}
     return parse_config(
         {
             "name": "demo",
             "seed": seed,
             "model": {"small": {"layers": 2, "width": 128, "context": 128}},
             "tasks": {
-                "demonstrations": {**imperfect, "split": "train", "limit": 12_000},
-                "practice": {**imperfect, "split": "train", "start": 12_000},
+                "demonstrations": {**imperfect, "split": "train", "limit": 36_000},
+                "practice": {**imperfect, "split": "train", "start": 36_000},
                 "test": {"taskset": "arithmetic", "split": "test", "seed": seed, "limit": 500},
             },
             "stages": [
@@ -27,7 +27,7 @@ def demo_config(seed: int = 0) -> Config:
                     "name": "sft",
                     "algorithm": "sft",
                     "tasks": "demonstrations",
-                    "epochs": 3,
+                    "epochs": 1,
                     "prompts": 32,
                     "checkpoint_every": 200,
                     "optimiser": {
