@@ -1,0 +1,108 @@
+"""Curves of every row of the table on the toy sums, kept as text: a change of behaviour has to show itself here.
+
+When a change is meant, write the curves anew and look at the difference before committing it:
+
+    MAIEUTIC_WRITE_GOLDEN=1 python -m pytest tests/golden
+    git diff tests/golden
+
+One file a row: its parts in the header, then a line for each of 20 steps, 6 significant digits. A curve may differ by
+1e-4 (other processors and versions of torch round otherwise); what was sampled is part of it, so a difference in one
+token shows at once.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from maieutic.algorithms import ALGORITHMS, make_algorithm
+from maieutic.backends.toy import ToyChat, ToyScorer, ToySums, toy_policy
+from maieutic.rollout import Roller
+from maieutic.sources import Recorded, Sampled
+from maieutic.train import train
+from maieutic.types import Score
+
+CURVES = Path(__file__).parent / "curves"
+STEPS = 20
+TOLERANCE = 1e-4
+COLUMNS = ("loss", "reward/mean", "policy/entropy", "completions/mean_length")
+
+#: Beside each row with its defaults: variants that run through other parts. Name of the file → row and options.
+VARIANTS = {
+    "rloo_kl_in_reward": ("rloo", {"beta": 0.05}),
+    "grpo_kl_k3": ("grpo", {"beta": 0.04}),
+    "grpo_kl_k2_epochs_minibatches": ("grpo", {"beta": 0.04, "kl": "k2", "epochs": 2, "minibatches": 2}),
+    "reinforce_discounted": ("reinforce", {"gamma": 0.8}),
+}
+CASES = {**{name: (name, {}) for name in ALGORITHMS}, **VARIANTS}
+
+
+async def digits(task, rollouts):
+    """1 for the right digits, a tenth for the right number of them."""
+    return [
+        Score(float(r.text == task.answer) + 0.1 * (len(r.text) == len(task.answer)), correct=r.text == task.answer)
+        for r in rollouts
+    ]
+
+
+def curve(name):
+    """The parts of a row, and its curve: a list of numbers for each step."""
+    row, options = CASES[name]
+    algorithm = make_algorithm(row, options, max_completion_length=3)
+    tasks = ToySums(limit=3)
+    chat = ToyChat(tasks.vocabulary)
+    policy = toy_policy(chat, length=3, buckets=32, learning_rate=0.2, seed=11)
+    reference = ToyScorer(policy.learner.model)
+    if algorithm.samples:
+        roller = Roller(policy.sampler, chat, digits, max_completion_length=3, temperature=0.9, seed=11)
+        until = algorithm.select.keeps
+        source = Sampled(tasks, roller, prompts=6, num_generations=6, seed=11, until=until, max_refill=1)
+    else:
+        source = Recorded(tasks, chat, batch=6, seed=11)
+    parts = [algorithm.select, algorithm.credit, algorithm.loss, algorithm.weigh, algorithm.update]
+    rows = []
+    for step in train(source, policy, algorithm, steps=STEPS, reference=reference):
+        rows.append([step.metrics.get(column, 0.0) for column in COLUMNS])  # a skipped step has no loss
+    return " · ".join(map(str, parts)), rows
+
+
+def written(parts, rows):
+    """The text of a curve's file."""
+    lines = [f"# {parts}", "# step " + " ".join(COLUMNS)]
+    # A loss that is 0 up to rounding is written as 0: its noise is another one on every processor.
+    lines += [f"{step:2d} " + " ".join(f"{round(x, 6) + 0.0:.6g}" for x in row) for step, row in enumerate(rows)]
+    return "\n".join(lines) + "\n"
+
+
+def read(text):
+    """A curve from its file."""
+    header, names, *lines = text.splitlines()
+    assert names == "# step " + " ".join(COLUMNS)
+    return header.removeprefix("# "), [[float(value) for value in line.split()[1:]] for line in lines]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_curve_is_the_one_that_was_kept(name):
+    path = CURVES / f"{name}.txt"
+    parts, rows = curve(name)
+    if os.environ.get("MAIEUTIC_WRITE_GOLDEN") == "1":
+        path.write_text(written(parts, rows), encoding="utf-8")
+        pytest.fail(f"wrote {path.name}; look at the difference, then run the tests without MAIEUTIC_WRITE_GOLDEN")
+    assert path.exists(), f"no curve of {name}; write it with MAIEUTIC_WRITE_GOLDEN=1"
+    kept_parts, kept_rows = read(path.read_text(encoding="utf-8"))
+    assert parts == kept_parts
+    assert len(rows) == len(kept_rows) == STEPS
+    for step, (found, kept) in enumerate(zip(rows, kept_rows, strict=True)):
+        assert found == pytest.approx(kept, rel=TOLERANCE, abs=TOLERANCE), f"step {step}: {COLUMNS}"
+
+
+def test_every_file_belongs_to_a_row():
+    assert {path.stem for path in CURVES.glob("*.txt")} == set(CASES)
+
+
+def test_curves_tell_the_rows_apart():
+    """Two files with the same numbers would mean that a difference between two rows has no effect."""
+    numbers = [tuple(map(tuple, read(p.read_text(encoding="utf-8"))[1])) for p in sorted(CURVES.glob("*.txt"))]
+    assert len(set(numbers)) == len(CASES)
