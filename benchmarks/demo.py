@@ -43,20 +43,21 @@ def _cell(value: dict[str, float], form: str) -> str:
     return form.format(100 * value["value"], 100 * value["low"], 100 * value["high"])
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> int:
     """Run the seeds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs/demo-study"))
     parser.add_argument("--quick", action="store_true", help="the first seed only")
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     seeds = given.seeds[:1] if given.quick else given.seeds
     results = {seed: demo(seed, given.runs / f"seed-{seed}") for seed in seeds}
     if given.json:
         given.json.write_text(json.dumps(results, indent=1))
     print(table(results))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -121,7 +121,7 @@ def _points(value: dict[str, float]) -> str:
     return f"{100 * value['value']:+.1f} ({100 * value['low']:+.1f} to {100 * value['high']:+.1f})"
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> int:
     """Run the study and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
@@ -131,14 +131,15 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/svamp-study"))
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     runs = given.runs / "quick" if given.quick else given.runs
     results = study(given.seeds[:1] if given.quick else given.seeds, given.data.resolve(), runs, quick=given.quick)
     if given.json:
         given.json.write_text(json.dumps(results, indent=1))
     print(results["machine"])
     print(table(results))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
