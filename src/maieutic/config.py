@@ -160,6 +160,12 @@ class EvaluationConfig(Strict):
     at_start: bool = False
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _enough(self) -> EvaluationConfig:
+        if self.k is not None and self.k > self.samples:
+            raise ValueError(f"got k = {self.k} and samples = {self.samples}; expected at least k samples a problem")
+        return self
+
     @property
     def names(self) -> list[str]:
         """The tasksets' names."""
@@ -180,6 +186,13 @@ class Config(Strict):
     tasks: dict[str, TasksConfig]
     stages: list[StageConfig] = Field(min_length=1)
     evaluation: EvaluationConfig | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not name or name.startswith(".") or set(name) & set("/\\\0"):
+            raise ValueError(f"got {name!r}; expected the name of a folder (no slash, no dot in front): runs/NAME")
+        return name
 
     @field_validator("stages")
     @classmethod

@@ -228,10 +228,22 @@ def test_epochs_are_passes_over_the_tasks():
 @given(
     seed=st.integers(-(2**31), 2**31),
     rate=st.floats(1e-9, 10, allow_nan=False),
-    name=st.text(min_size=1, max_size=20).filter(lambda text: "\x00" not in text),
+    words=st.text(max_size=20).filter(lambda text: "\x00" not in text),
     steps=st.integers(1, 10**6),
 )
-def test_any_values_survive_writing(seed, rate, name, steps):
+def test_any_values_survive_writing(seed, rate, words, steps):
     stage = {"algorithm": "sft", "steps": steps, "optimiser": {"learning_rate": rate}}
-    config = parse_config(with_(seed=seed, name=name, stages=[stage]))
+    tasks = {"train": {"taskset": "file", "system": words}}
+    config = parse_config(with_(seed=seed, tasks=tasks, stages=[stage]))
     assert Config.model_validate(tomllib.loads(write_toml(config))) == config
+
+
+def test_more_votes_than_samples_are_refused():
+    with pytest.raises(ConfigError, match="k = 9 and samples = 8"):
+        parse_config({**SMALLEST, "evaluation": {"tasks": "train", "k": 9, "samples": 8}})
+
+
+@pytest.mark.parametrize("name", ["", "../elsewhere", ".hidden", "a/b"])
+def test_a_run_is_named_as_a_folder(name):
+    with pytest.raises(ConfigError, match="expected the name of a folder"):
+        parse_config({**SMALLEST, "name": name})

@@ -6,7 +6,7 @@ runs/<name>/
   checkpoints/       where to go on from (`checkpoints`)
   run.complete       the final summary (JSON); there when the run came to its end
   run.lock           which process is writing
-  report.html        made by `maieutic report`
+  report.html        made by `maieutic train`, `demo` and `show`
 """
 
 from __future__ import annotations
