@@ -1,0 +1,210 @@
+"""What every taskset promises: ids, pure look-up, a verifier that knows right from wrong and never raises."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from maieutic.backends.toy import ToySums
+from maieutic.protocols import Taskset
+from maieutic.tasks import TASKSETS, arithmetic, file, make_taskset, mixture, shuffled, take
+from maieutic.types import Task
+
+
+def solution(task):
+    """The worked solution, where the demonstrator may err the perfect one."""
+    return task.meta.get("reference") or task.meta["solution"]
+
+
+def marked(task):
+    """The gold answer after the mark that default verifiers read."""
+    return f"# {task.answer}"
+
+
+def off_by_one(task):
+    """A worked-looking answer that is one too large."""
+    return f"# {float(task.answer.replace(',', '')) + 1:g}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """How a taskset is made from the data folder and a temporary one, and what is right and wrong for its verifier."""
+
+    taskset: str
+    make: Callable[..., Taskset]
+    right: Callable[[Task], str] = solution
+    wrong: Callable[[Task], str] = off_by_one
+    needs_data: bool = True
+
+
+def made(name, *place, **options):
+    """A factory's taskset from the data folder."""
+    return lambda data, _: make_taskset(name, path=data.joinpath(*place), **options)
+
+
+def procedural(**options):
+    """Arithmetic, which needs no data."""
+    return Case("arithmetic", lambda data, tmp: make_taskset("arithmetic", **options), needs_data=False)
+
+
+ROWS = [{"prompt": f"What is {n} + {n}?", "answer": str(2 * n), "id": f"row-{n}"} for n in range(12)]
+
+
+def written(folder, name):
+    """The rows as a JSON-lines file."""
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    return path
+
+
+def hashes(task):
+    """The mark of GSM8K has four signs."""
+    return "###" + off_by_one(task)
+
+
+def own_file(data, tmp):
+    return make_taskset("file", path=written(tmp, "own.jsonl"))
+
+
+def own_folder(data, tmp):
+    return make_taskset("hub", id=str(written(tmp, "train.jsonl").parent))
+
+
+def mixed(data, tmp):
+    return mixture({arithmetic(size=50): 1, file(written(tmp, "own.jsonl")): 1}, 0)
+
+
+def other_program(task):
+    """A program with the value −77, which no problem has."""
+    return "n0 * 0 - 77"
+
+
+CASES = {
+    "arithmetic": procedural(size=300),
+    "arithmetic, validation": procedural(split="validation", difficulty=1),
+    "arithmetic, test": procedural(split="test", difficulty=6, size=300),
+    "arithmetic, imperfect": procedural(demonstrations="imperfect", size=300, seed=4),
+    "gsm8k": Case("gsm8k", made("gsm8k", "gsm8k", split="test"), wrong=hashes),
+    "gsm8k, calculator": Case("gsm8k", made("gsm8k", "gsm8k", "train.jsonl", calculator=True), wrong=hashes),
+    "svamp": Case("svamp", made("svamp", "svamp")),
+    "svamp, masked": Case("svamp", made("svamp", "svamp", mask_numbers=True), wrong=other_program),
+    "mawps_asdiv": Case("mawps_asdiv", made("mawps_asdiv", "svamp", calculator=True, normalised=True)),
+    "mawps_asdiv, masked": Case(
+        "mawps_asdiv", made("mawps_asdiv", "svamp", split="validation", mask_numbers=True), wrong=other_program
+    ),
+    "file": Case("file", own_file, marked, needs_data=False),
+    "hub": Case("hub", own_folder, marked, needs_data=False),
+    "mixture": Case("", mixed, lambda t: t.meta.get("solution") or marked(t), needs_data=False),
+    "shuffled": Case("", lambda data, tmp: shuffled(arithmetic(size=50), 3), needs_data=False),
+    "take": Case("", lambda data, tmp: take(arithmetic(size=50), 10, 40), needs_data=False),
+    "toy sums": Case("", lambda data, tmp: ToySums(limit=4), wrong=lambda t: "9 9", needs_data=False),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request):
+    return CASES[request.param]
+
+
+@pytest.fixture(scope="module")
+def tasks(case, request, tmp_path_factory):
+    if case.taskset == "hub" and importlib.util.find_spec("datasets") is None:
+        pytest.skip("reading a folder as a Hub data set needs the package datasets, which is not installed")
+    data = request.getfixturevalue("data_dir") if case.needs_data else None
+    return case.make(data, tmp_path_factory.mktemp("tasks"))
+
+
+def some(tasks):
+    """At most 200 tasks, spread over the whole set."""
+    return [tasks[i] for i in range(0, len(tasks), max(1, len(tasks) // 200))]
+
+
+def test_it_is_a_taskset(tasks):
+    assert isinstance(tasks, Taskset)
+    assert tasks.name
+    assert len(tasks) > 0
+
+
+def test_ids_are_unique(tasks):
+    ids = [tasks[i].id for i in range(len(tasks))]
+    assert len(set(ids)) == len(tasks)
+    assert all(ids)
+
+
+def test_beyond_its_end_there_is_nothing(tasks):
+    for index in (len(tasks), len(tasks) + 10**6):
+        with pytest.raises(IndexError):
+            tasks[index]
+
+
+def test_a_task_is_the_same_whenever_it_is_asked_for(tasks):
+    indices = [0, len(tasks) // 2, len(tasks) - 1]
+    first = [tasks[i] for i in indices]
+    assert [tasks[i] for i in reversed(indices)] == first[::-1]
+
+
+def test_a_task_asks_something_and_knows_the_answer(tasks):
+    for task in some(tasks):
+        assert task.prompt[-1].role == "user"
+        assert task.prompt[-1].content.strip()
+        assert task.answer
+
+
+def test_tasks_can_travel_to_another_process(tasks):
+    task = tasks[0]
+    assert pickle.loads(pickle.dumps(task)) == task
+
+
+def test_the_verifier_accepts_what_is_right(case, tasks):
+    for task in some(tasks):
+        verdict = tasks.verifier(task, case.right(task))
+        assert verdict.correct, f"{task.id}: {case.right(task)!r} was refused: {verdict.why}"
+
+
+def test_the_verifier_rejects_what_is_wrong(case, tasks):
+    for task in some(tasks):
+        verdict = tasks.verifier(task, case.wrong(task))
+        assert not verdict.correct, f"{task.id}: {case.wrong(task)!r} was accepted for {task.answer!r}"
+
+
+HOSTILE = [
+    "", " ", "#", "####", "# ", "#\n", "\\boxed{", "\\boxed{}", "# nan", "# inf", "# 77e999", "# " + "9" * 5000,
+    "# 77/0", "n0 / 0", "(" * 1000, "# 5 # 6", "<think>", "</think>", "\x00", "\ud83d", "# ١٢", "# −5", "a" * 50_000,
+]  # fmt: skip
+
+
+def test_the_verifier_never_raises_and_accepts_none_of_this(tasks):
+    task = tasks[0]
+    for text in HOSTILE:
+        assert not tasks.verifier(task, text).correct, text[:50]
+
+
+def test_the_verifier_is_deterministic(case, tasks):
+    for task in some(tasks)[:20]:
+        for text in (case.right(task), case.wrong(task)):
+            assert tasks.verifier(task, text) == tasks.verifier(task, text)
+
+
+def test_a_tool_completes_what_a_demonstration_shows(tasks):
+    """Wherever the solution contains the trigger and the tool has something to write, it writes what stands there."""
+    if tasks.tool is None:
+        assert "<<" not in tasks[0].meta.get("solution", "")  # no demonstration of a tool that is not there
+        return
+    trigger, asked = tasks.tool.trigger, 0
+    for task in some(tasks):
+        text = task.meta["solution"]
+        for end in (i + len(trigger) for i in range(len(text)) if text.startswith(trigger, i)):
+            reply = tasks.tool(text[:end])
+            if reply:
+                asked += 1
+                assert text.startswith(reply, end), f"{task.id}: after {text[:end]!r} the tool writes {reply!r}"
+    assert asked > len(some(tasks)) / 2
+
+
+def test_every_taskset_of_the_table_is_covered():
+    assert {case.taskset for case in CASES.values()} - {""} == set(TASKSETS)
