@@ -29,7 +29,12 @@ LEVELS = [
     {"__main__"},
 ]
 #: Heavy or conflicting libraries and who may import them.
-OWNERS = {"transformers": {"models", "backends"}, "peft": {"models", "backends"}, "vllm": {"backends"}, "ray": {"backends"}}
+OWNERS = {
+    "transformers": {"models", "backends"},
+    "peft": {"models", "backends"},
+    "vllm": {"backends"},
+    "ray": {"backends"},
+}
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "base"}
 FORBIDDEN_ENDINGS = ("Manager", "Handler", "Impl")
 
@@ -106,7 +111,9 @@ def test_no_unfinished_paths_and_no_swallowed_errors(path):
     for number, line in enumerate(text.splitlines(), 1):
         if "except Exception" in line or "except BaseException" in line or line.strip() == "except:":
             following = text.splitlines()[number : number + 3]
-            assert "noqa: BLE001" in line or any(part.strip().startswith("raise") for part in following), f"{path}:{number}"
+            assert "noqa: BLE001" in line or any(part.strip().startswith("raise") for part in following), (
+                f"{path}:{number}"
+            )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

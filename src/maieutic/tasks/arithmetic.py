@@ -1,6 +1,7 @@
 """Procedural word problems: a quantity changes from sentence to sentence; the solution is a chain of small sums.
 
-    prompt     Ann has 10 apples . Ann gives Bob 4 apples . a friend buys 5 apples . Ann keeps half . how many apples now ?
+    prompt     Ann has 10 apples . Ann gives Bob 4 apples . a friend buys 5 apples . Ann keeps half . how many
+               apples now ?
     solution   10 - 4 = 6 ; 6 / 2 = 3 ; # 3
 
 All text is words separated by single spaces (numbers are words), so that `arithmetic_vocabulary` is a whole tokenizer.
