@@ -165,8 +165,10 @@ class PlainReward:
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
-            # Ctrl-C during a call that hangs: the interpreter would wait for it before it exits.
+            # Ctrl-C during a call that hangs: the interpreter would wait for it before it exits. Groups that were
+            # cancelled together with this one take their calls out of the queue first, or the next one would hang.
             if future.running():
+                await asyncio.sleep(0)
                 self.close()
             raise
 
