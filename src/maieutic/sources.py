@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -35,6 +36,25 @@ class Order:
 
     def __getitem__(self, visit: int) -> int:
         return int(self._epoch(visit // self.size)[visit % self.size])
+
+
+class CheckRewards:
+    """Called with the groups of each step: raises DataError or RewardError after `MAX_EMPTY_STEPS` without a reward."""
+
+    def __init__(self) -> None:
+        self.empty_steps = 0
+
+    def __call__(self, groups: Sequence[Group]) -> None:
+        self.empty_steps = 0 if any(group.rewards for group in groups) else self.empty_steps + 1
+        if self.empty_steps < MAX_EMPTY_STEPS:
+            return
+        when = f"in {self.empty_steps} steps in a row"
+        if all(rollout.finish is Finish.ERROR for group in groups for rollout in group.rollouts):
+            raise DataError(f"no rollout could be made {when}; the last one: {groups[-1].rollouts[-1].note}")
+        raise RewardError(
+            f"no rollout could be scored {when}; the last one: {groups[-1].scores[-1].note or 'no reason given'}. "
+            "Remedy: let the reward say something of at least some of what this policy writes"
+        )
 
 
 class Sampled:
@@ -67,7 +87,7 @@ class Sampled:
         self.order = Order(len(tasks), seed)
         self.visits = 0
         self._warned = False
-        self.empty_steps = 0
+        self._check = CheckRewards()
 
     def next(self) -> list[Group]:
         """The groups of one step, in the order in which their tasks were drawn.
@@ -92,21 +112,9 @@ class Sampled:
                 missing, self.prompts, self.max_refill,
             )  # fmt: skip
             self._warned = True
-        self._check_rewards(drawn)
+        self._check(drawn)
         self.visits = visits
         return drawn
-
-    def _check_rewards(self, drawn: Sequence[Group]) -> None:
-        self.empty_steps = 0 if any(group.rewards for group in drawn) else self.empty_steps + 1
-        if self.empty_steps < MAX_EMPTY_STEPS:
-            return
-        when = f"in {self.empty_steps} steps in a row"
-        if all(rollout.finish is Finish.ERROR for group in drawn for rollout in group.rollouts):
-            raise DataError(f"no rollout could be made {when}; the last one: {drawn[-1].rollouts[-1].note}")
-        raise RewardError(
-            f"no rollout could be scored {when}; the last one: {drawn[-1].scores[-1].note or 'no reason given'}. "
-            "Remedy: let the reward say something of at least some of what this policy writes"
-        )
 
     async def _draw(self, first: int, count: int) -> list[Group]:
         visits = range(first, first + count)
@@ -123,7 +131,11 @@ class Sampled:
 
 
 class Recorded:
-    """Demonstrations as groups of one with reward 1: `batch` tasks a step, each with `meta["solution"]`."""
+    """Demonstrations as groups of one with reward 1: `batch` tasks a step, each with `meta["solution"]`.
+
+    One of more than `limit` tokens (the model's context) has no reward and finishes with ERROR: it is counted, and not
+    learned from.
+    """
 
     def __init__(
         self,
@@ -133,16 +145,19 @@ class Recorded:
         batch: int,
         seed: int | str = 0,
         tool: Tool | None = None,
+        limit: int | None = None,
     ) -> None:
         if batch < 1:
             raise ConfigError(f"Recorded: got batch={batch}; expected at least 1")
-        self.tasks, self.chat, self.batch, self.tool = tasks, chat, batch, tool
+        self.tasks, self.chat, self.batch, self.tool, self.limit = tasks, chat, batch, tool, limit
+        self._check = CheckRewards()
         self.order = Order(len(tasks), seed)
         self.visits = 0
 
     def next(self) -> list[Group]:
-        """The next `batch` demonstrations."""
+        """The next `batch` demonstrations. Raises DataError after `MAX_EMPTY_STEPS` steps without one that fits."""
         groups = [self._group(self.tasks[self.order[v]], v) for v in range(self.visits, self.visits + self.batch)]
+        self._check(groups)
         self.visits += self.batch
         return groups
 
@@ -153,7 +168,14 @@ class Recorded:
                 f"task {task.id!r} has no worked solution to learn from: expected text in its 'solution' column; "
                 "train this task with a sampling algorithm (grpo, rloo, …) or give demonstrations"
             )
-        return Group(task, (demonstration(task, solution, self.chat, self.tool),), (Score(1.0),), id=visit)
+        rollout, score = demonstration(task, solution, self.chat, self.tool), Score(1.0)
+        if self.limit is not None and len(rollout.tokens) > self.limit:
+            note = (
+                f"got a demonstration of {len(rollout.tokens)} tokens; the model has {self.limit} positions. "
+                "Shorten it, or use a model with a longer context"
+            )
+            rollout, score = replace(rollout, finish=Finish.ERROR, note=note), Score(None, note=note)
+        return Group(task, (rollout,), (score,), id=visit)
 
     def state(self) -> dict[str, Any]:
         """How many demonstrations have been given."""

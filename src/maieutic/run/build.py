@@ -149,6 +149,7 @@ def make_source(
             batch=stage.prompts,
             seed=seed,
             tool=taskset.tool,
+            limit=getattr(policy.sampler, "limit", None),  # not every engine has one
         )
         return recorded, False
     roller = Roller(
