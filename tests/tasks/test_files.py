@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,6 @@ from maieutic.tasks.files import tasks_from_rows
 from maieutic.types import Message
 
 needs_pyarrow = pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="pyarrow is not installed")
-has_datasets = importlib.util.find_spec("datasets") is not None
 
 
 def lines(path: Path, *rows: object) -> Path:
@@ -173,13 +174,15 @@ def test_unicode_line_separators_inside_text_do_not_break_rows(tmp_path: Path) -
     assert file(tmp_path / "a.csv")[0].prompt[0].content == "a\u2028b"
 
 
-@pytest.mark.skipif(has_datasets, reason="the package datasets is installed, so its absence cannot be seen")
 def test_the_hub_names_the_extra_that_is_missing() -> None:
-    with pytest.raises(DataError, match=re.escape("pip install 'maieutic[hub]'")):
-        hub("openai/gsm8k")
+    # in a process of its own, in which the import of the package fails as where it is not installed
+    program = "import sys; sys.modules['datasets'] = None\nfrom maieutic.tasks import hub\nhub('openai/gsm8k')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "DataError" in done.stderr
+    assert "pip install 'maieutic[hub]'" in done.stderr
 
 
-@pytest.mark.skipif(not has_datasets, reason="the package datasets is not installed")
 def test_a_local_folder_through_datasets(tmp_path: Path) -> None:
     lines(tmp_path / "train.jsonl", {"question": "q", "answer": "so\n#### 3"})
     (task,) = hub(str(tmp_path), gold_after="####")
