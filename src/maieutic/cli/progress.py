@@ -49,13 +49,16 @@ class Pace:
 
 
 def watched(metrics: Mapping[str, float]) -> str:
-    """`reward 0.412  correct 0.400  loss -0.013` of a step's metrics, as far as it has them.
+    """`reward 0.412  correct 0.400  entropy 0.035` of a step's metrics, as far as it has them; `loss 1.023` of imitation.
 
-    The reward of demonstrations is 1 by definition and says nothing; only what a reward function judged has parts.
+    The reward of demonstrations is 1 by definition and says nothing; only what a reward function judged has parts. The
+    loss of a policy gradient is about 0 whatever happens, and says nothing either: entropy tells whether the policy
+    still tries things.
     """
     judged = any(name.startswith("reward/parts/") for name in metrics)
-    shown = [("reward", "reward/mean")] if judged else []
-    shown += [("correct", "reward/correct"), ("loss", "loss")]
+    shown = [("reward", "reward/mean"), ("correct", "reward/correct"), ("entropy", "policy/entropy")]
+    if not judged:
+        shown = [("loss", "loss")]
     return "  ".join(f"{label} {metrics[name]:.3f}" for label, name in shown if name in metrics)
 
 
