@@ -49,7 +49,7 @@ class Pace:
 
 
 def watched(metrics: Mapping[str, float]) -> str:
-    """`reward 0.412  correct 0.400  entropy 0.035` of a step's metrics, as far as it has them; `loss 1.023` of imitation.
+    """`reward 0.412  correct 0.400  entropy 0.035` of a step, as far as it has them; `loss 1.023` of imitation.
 
     The reward of demonstrations is 1 by definition and says nothing; only what a reward function judged has parts. The
     loss of a policy gradient is about 0 whatever happens, and says nothing either: entropy tells whether the policy
