@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from maieutic.backends.toy import STOP, ScriptedSampler, ToyChat, ToyModel, ToySampler, ToySums
-from maieutic.core.select import informative
+from maieutic.core.select import everything, informative
 from maieutic.errors import ConfigError, DataError, RewardError
 from maieutic.rollout import Roller
 from maieutic.sources import MAX_EMPTY_STEPS, Order, Recorded, Sampled, demonstration
@@ -294,6 +294,26 @@ class TestRecorded:
     def test_a_task_without_a_solution_is_named(self, solution):
         source = Recorded([shown("d/lost", solution)], WORDS, batch=1)
         with pytest.raises(DataError, match=r"'d/lost' has no worked solution.*'solution' column"):
+            source.next()
+
+    def test_a_demonstration_that_does_not_fit_the_model_is_counted_and_not_learned_from(self):
+        # 4 tokens of prompt, 3 and 11 of solution, the stop token: 8 and 16
+        tasks = [shown("d/short", "1 + 2"), shown("d/long", SOLUTION)]
+        source = Recorded(tasks, WORDS, batch=2, limit=8)
+        groups = {g.task.id: g for g in source.next()}
+        assert groups["d/short"].scores == (Score(1.0),)
+        (long,), (score,) = groups["d/long"].rollouts, groups["d/long"].scores
+        assert long.finish is Finish.ERROR
+        assert score.reward is None
+        assert "16 tokens; the model has 8 positions" in long.note
+        assert [e.rollout.task_id for e in everything()(list(groups.values()))] == ["d/short"]
+        assert all(g.scores == (Score(1.0),) for g in Recorded(tasks, WORDS, batch=2, limit=16).next())
+
+    def test_demonstrations_none_of_which_fit_end_the_run(self):
+        source = Recorded([shown()], WORDS, batch=1, limit=15)
+        for _ in range(MAX_EMPTY_STEPS - 1):
+            source.next()
+        with pytest.raises(DataError, match=r"in 3 steps in a row.*the model has 15 positions"):
             source.next()
 
     def test_an_empty_batch_is_refused(self):
