@@ -21,6 +21,7 @@ from maieutic.report.style import STYLE
 from maieutic.report.transcripts import find_tokenizer
 from maieutic.report.words import summary
 from maieutic.run.directory import RunDirectory
+from maieutic.run.store import Store
 from maieutic.run.durable import write_text
 
 #: Rollouts of each stage that are shown as best and as worst, and that are read of a step for its lengths.
@@ -103,10 +104,28 @@ def settings(view: RunView) -> Html:
         "section",
         el("h2", "Settings"),
         table(["", "value"], seeds, "Seeds"),
+        table(["when", "what", "with"], _events(view), "Begun and resumed"),
         table(["", "version"], versions, f"Installed where this report was made, {made}"),
         el("details", el("summary", "The resolved config"), el("pre", _config(view))),
         id="settings",
     )
+
+
+def _events(view: RunView) -> list[list[Child]]:
+    """When the run was begun and taken up again, and with which versions."""
+    database = RunDirectory.open(view.path).database
+    if not database.exists():
+        return []
+    with Store.open_reader(database) as store:
+        events = store.events()
+    return [
+        [
+            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time)),
+            event.message,
+            ", ".join(f"{name} {value}" for name, value in event.data.items()),
+        ]
+        for event in reversed(events)
+    ]
 
 
 def _config(view: RunView) -> Html:

@@ -9,8 +9,10 @@ bit, on the same machine.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
+import platform
 import signal
 import threading
 import time
@@ -102,6 +104,7 @@ class Runner:
         with Store(self.directory.database) as self.store, _first_interrupt(self.stop):
             self.store.check()
             newest = self._rewind(names)
+            self._note_beginning(names, newest)
             model = start_model(self.config, self.tasksets, self.directory.path / "start")
             begin = 0 if newest is None else names.index(newest.stage)
             if self.config.evaluation is not None and self.config.evaluation.at_start:
@@ -146,6 +149,16 @@ class Runner:
         else:
             self.store.rewind(newest.stage, newest.step - 1, later=names[names.index(newest.stage) + 1 :])
         return newest
+
+    def _note_beginning(self, names: list[str], newest: Checkpoint | None) -> None:
+        """An event that says where the run goes on from, and with which versions."""
+        stage, step = (names[0], -1) if newest is None else (newest.stage, newest.step - 1)
+        again = any(event.kind in ("begun", "resumed") for event in self.store.events())
+        place = "the beginning" if newest is None else f"step {newest.step} of stage {stage!r}"
+        kind, message = ("resumed", f"resumed from {place}") if again else ("begun", "begun")
+        versions = {name: importlib.metadata.version(name) for name in ("maieutic", "torch", "transformers")}
+        about = {"python": platform.python_version(), "machine": platform.machine(), **versions}
+        self.store.write_event(stage, step, kind, message, about)
 
     def _model_of(self, stage: StageConfig) -> str:
         checkpoint = self.checkpoints.latest(stage.name)
