@@ -21,8 +21,8 @@ from maieutic.report.style import STYLE
 from maieutic.report.transcripts import find_tokenizer
 from maieutic.report.words import summary
 from maieutic.run.directory import RunDirectory
-from maieutic.run.store import Store
 from maieutic.run.durable import write_text
+from maieutic.run.store import Store
 
 #: Rollouts of each stage that are shown as best and as worst, and that are read of a step for its lengths.
 SHOWN, READ = 3, 512
