@@ -115,6 +115,29 @@ def test_little_memory_for_the_cache_means_fewer_rows_not_other_tokens(tiny: Loa
     ]
 
 
+def test_long_prompts_after_many_short_ones_keep_the_store_within_its_bound(tiny: Load) -> None:
+    # 2 layers of 2 tensors, 2 heads, 8 coordinates, float32: 256 bytes a column. A short row (4 + 8 columns, reserved
+    # in steps of 64) takes 16 KB, a long one (90 + 8, so 128 columns) 32 KB. If the slots of the 12 short rows became
+    # long ones the store would have at least 12 * 32 = 384 KB, and the bound is 256 KB.
+    bound = 256 * 1024
+    model = tiny()
+    short, long = [(5, 6, 7, 8)] * 12, [tuple(range(5, 25)) * 4 + (5,) * 10]
+    expected = [
+        [c.tokens for c in each] for each in sample_all(sampler(model), [*short, *long], lambda i: plain(i, 8), 1)
+    ]
+    engine = sampler(model, cache_bytes=bound)
+    store = engine.decoder.store
+    first = sample_all(engine, short, lambda i: plain(i, 8), 1)
+    assert store.slots >= 12
+    later = sample_all(engine, long, lambda i: plain(i + 12, 8), 1)
+    assert [[c.tokens for c in each] for each in [*first, *later]] == expected
+    assert store.slots * store.bytes_per_slot(store.columns) <= bound
+    # and while short rows are still being written when the long prompt comes
+    mixed = sample_all(engine, [*short, *long], lambda i: plain(i, 8), 1)
+    assert [[c.tokens for c in each] for each in mixed] == expected
+    assert store.slots * store.bytes_per_slot(store.columns) <= bound
+
+
 def test_siblings_share_a_prefill_and_equal_separate_calls(tiny: Load) -> None:
     # Siblings of one call, and single calls whose keys are spelled so that they draw the same numbers, must agree:
     # the sibling is part of the key, so a call for 3 gives a prefix of a call for 5.

@@ -24,15 +24,19 @@ class Store:
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def reserve(self, slots: int, columns: int) -> None:
-        """Make room for so many slots and columns, keeping what is stored."""
+        """Make room for so many slots and columns, keeping what is stored there.
+
+        What lies beyond is given back when the store grows: many short rows and later few long ones would otherwise
+        leave a store of many long ones.
+        """
         if slots <= self.slots and columns <= self.columns:
             return
-        kept_slots, kept_columns = self.slots, self.columns
-        self.slots, self.columns = max(slots, self.slots), max(columns, self.columns)
+        kept_slots, kept_columns = min(slots, self.slots), min(columns, self.columns)
+        self.slots, self.columns = slots, columns
         for layer, pair in self.layers.items():
             grown = tuple(t.new_zeros(self.slots, self.columns, *t.shape[2:]) for t in pair)
             for new, old in zip(grown, pair, strict=True):
-                new[:kept_slots, :kept_columns] = old
+                new[:kept_slots, :kept_columns] = old[:kept_slots, :kept_columns]
             self.layers[layer] = (grown[0], grown[1])
 
     def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

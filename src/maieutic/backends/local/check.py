@@ -128,7 +128,7 @@ def _check_numbers(module: nn.Module, trunk: Trunk) -> None:
     wanted = [whole[len(prompt) - 1 : -1] for (prompt, _), whole in zip(rows, expected, strict=True)]
     _compare("a packed batch", torch.cat(wanted), found, allowed)
     decoder = SlotDecoder(trunk, device)
-    after = decoder.admit([rows[0][0], rows[2][0]], [[0, 1], [2]], 16)
+    after = decoder.admit([rows[0][0], rows[2][0]], [[0, 1], [2]], 16, 3)
     _compare("a prompt", torch.stack([expected[0][4], expected[2][1]]), after, allowed)
     for step in range(3):
         fed = np.array([completion[step] for _, completion in rows])

@@ -24,17 +24,20 @@ from maieutic.backends.local.trunk import Trunk
 
 Ints = NDArray[np.int64]
 
-COLUMN_STEP, SLOT_STEP = 64, 16
-"""Room is reserved in steps, so that one more row or a slightly longer prompt does not move the whole store."""
+COLUMN_STEP, SPARE_SLOTS = 64, 8
+"""Room is reserved in steps of columns, with a spare slot for so many: one more row or a slightly longer prompt does
+not move the whole store."""
 
 
 class Decoder(Protocol):
     """Rows in slots `0, 1, …`; a slot is free again when a new row is admitted to it."""
 
-    def admit(self, prompts: Sequence[Sequence[int]], slots: Sequence[Sequence[int]], columns: int) -> Tensor:
+    def admit(
+        self, prompts: Sequence[Sequence[int]], slots: Sequence[Sequence[int]], columns: int, used: int
+    ) -> Tensor:
         """Run prompts into the slots of their siblings; logits after each prompt, `[N, V]`.
 
-        `columns` is the longest that any live row may become.
+        `columns` is the longest that any live row may become, and every live row is in one of the first `used` slots.
         """
         ...
 
@@ -63,10 +66,11 @@ class SlotDecoder:
         self.device = device
         self.store = Store()
 
-    def admit(self, prompts: Sequence[Sequence[int]], slots: Sequence[Sequence[int]], columns: int) -> Tensor:
+    def admit(
+        self, prompts: Sequence[Sequence[int]], slots: Sequence[Sequence[int]], columns: int, used: int
+    ) -> Tensor:
         """See `Decoder`."""
-        highest = max(max(own) for own in slots) + 1
-        self.store.reserve(_up(highest, SLOT_STEP), _up(columns, COLUMN_STEP))
+        self.store.reserve(used + used // SPARE_SLOTS, _up(columns, COLUMN_STEP))
         pieces = [Piece(np.asarray(p, dtype=np.int64), 0, i) for i, p in enumerate(prompts)]
         packed, starts, _ = lay_out(pieces, [])
         flat = np.empty(sum(len(p.tokens) for p in pieces), np.int64)
@@ -105,8 +109,9 @@ class SlotDecoder:
     def rows_within(self, size: int, columns: int) -> int:
         """See `Decoder`."""
         if not self.store.layers:  # what a column takes is seen by running a token
-            self.admit([[0]], [[0]], 1)
-        return max(1, size // max(1, self.store.bytes_per_slot(columns)))
+            self.admit([[0]], [[0]], 1, 1)
+        slots = size // max(1, self.store.bytes_per_slot(_up(columns, COLUMN_STEP)))
+        return max(1, slots * SPARE_SLOTS // (SPARE_SLOTS + 1))
 
     def clear(self) -> None:
         """See `Decoder`."""
@@ -156,7 +161,13 @@ class OrdinaryDecoder:
         self.device = device
         self.families: list[_Siblings] = []
 
-    def admit(self, prompts: Sequence[Sequence[int]], slots: Sequence[Sequence[int]], columns: int) -> Tensor:  # noqa: ARG002
+    def admit(
+        self,
+        prompts: Sequence[Sequence[int]],
+        slots: Sequence[Sequence[int]],
+        columns: int,  # noqa: ARG002
+        used: int,  # noqa: ARG002
+    ) -> Tensor:
         """See `Decoder`."""
         self._vacate(np.concatenate([np.asarray(own) for own in slots]))
         after = []

@@ -76,6 +76,11 @@ class Rows:
         """`[R]`."""
         return self.slots["alive"][: self.used]
 
+    def trim(self) -> None:
+        """Forget the slots beyond the last live row."""
+        alive = np.flatnonzero(self.alive)
+        self.used = int(alive[-1]) + 1 if len(alive) else 0
+
     def free(self, at_most: int) -> list[int]:
         """Free slots below `at_most`, lowest first."""
         holes = np.flatnonzero(~self.alive[:at_most]).tolist()

@@ -138,6 +138,7 @@ class LocalSampler:
     @torch.inference_mode()
     def _admit(self) -> None:
         """Run waiting prompts into free slots: first come, first served, all siblings of a request together."""
+        self.rows.trim()
         alive = int(self.rows.alive.sum())
         if not alive:
             self.columns = 0
@@ -156,6 +157,10 @@ class LocalSampler:
             patience = 0 if admitted or not alive else min(room // 8, self._wanted())
             if room - taken < max(wanted, patience):
                 break
+            if alive and columns > self.columns:  # every slot becomes longer: let there be no more than are needed
+                if admitted:
+                    break
+                self._compact(1.0)
             if free is None:
                 free = self.rows.free(self.max_rows)
             admitted.append((request, free[:wanted]))
@@ -175,7 +180,10 @@ class LocalSampler:
         for request, slots in admitted:  # first, so that their callers hear of it when the model fails
             self.rows.place(request, slots)
         logits = self.decoder.admit(
-            [request.prompt for request, _ in admitted], [slots for _, slots in admitted], self.columns
+            [request.prompt for request, _ in admitted],
+            [slots for _, slots in admitted],
+            self.columns,
+            self.rows.used,
         )
         numbers = np.concatenate([np.asarray(slots, np.int64) for _, slots in admitted])
         family = np.repeat(np.arange(len(admitted)), [len(slots) for _, slots in admitted])
@@ -205,9 +213,9 @@ class LocalSampler:
         self.rows.write(numbers, tokens.cpu().numpy(), found, self.version())
 
     @torch.inference_mode()
-    def _compact(self) -> None:
+    def _compact(self, below: float = COMPACT_BELOW) -> None:
         alive = int(self.rows.alive.sum())
-        if alive >= COMPACT_BELOW * self.rows.used:
+        if alive >= below * self.rows.used:
             return
         sources, targets = self.rows.holes_to_fill()
         if len(sources):
