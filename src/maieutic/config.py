@@ -16,12 +16,15 @@ import inspect
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from maieutic.errors import ConfigError, UnknownName
+
+#: The evaluation before the first stage is stored under this stage's name.
+START = "start"
 
 
 class Strict(BaseModel):
@@ -47,12 +50,11 @@ class SmallConfig(Strict):
 
 
 class LoraConfig(Strict):
-    """A low-rank adapter; see `maieutic.models.lora`."""
+    """A low-rank adapter; see `maieutic.models.lora`. Its dropout is 0, as every dropout of a run is."""
 
     rank: int = Field(16, ge=1)
-    alpha: float = 32.0
+    alpha: float = Field(32.0, gt=0)
     targets: str | list[str] = "all-linear"
-    dropout: float = 0.0
 
 
 class ModelConfig(Strict):
@@ -89,6 +91,11 @@ class TasksConfig(BaseModel):
     def _one_of(self) -> TasksConfig:
         if (self.taskset is None) == (self.mixture is None):
             raise ValueError('expected exactly one of `taskset = "name"` and `mixture = { name = weight, … }`')
+        if self.mixture is not None and self.model_extra:
+            raise ValueError(
+                f"a mixture has no option {', '.join(sorted(self.model_extra))}; it takes mixture, size, start, limit "
+                "and shuffle. Give the option to the tables that it mixes"
+            )
         return self
 
     @property
@@ -104,7 +111,7 @@ class OptimiserConfig(Strict):
     kind: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(1e-6, gt=0)
     muon_learning_rate: float = Field(0.02, gt=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     weight_decay: float = Field(0.0, ge=0)
     warmup_steps: int = Field(0, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -204,6 +211,8 @@ class Config(Strict):
                 raise ValueError(f"two stages are called {name!r}: give each a `name` of its own")
             if not name.replace("-", "").replace("_", "").isalnum():
                 raise ValueError(f"a stage is called {name!r}: expected letters, digits, - and _ (it names a folder)")
+            if name == START:
+                raise ValueError(f"a stage is called {name!r}, as the evaluation before the first stage is: rename it")
         return named
 
     @model_validator(mode="after")

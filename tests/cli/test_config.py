@@ -118,6 +118,22 @@ WRONG = {
         with_(stages=[{"algorithm": "sft", "steps": 1}, {"algorithm": "sft", "steps": 2}]),
         "two stages are called 'sft'",
     ),
+    "a stage called as the first evaluation is": (
+        with_(stages=[{"name": "start", "algorithm": "sft", "steps": 1}]),
+        "a stage is called 'start', as the evaluation before the first stage is",
+    ),
+    "options of a mixture, which has none": (
+        with_(tasks={"a": {"taskset": "arithmetic"}, "train": {"mixture": {"a": 1}, "difficulty": 3, "limt": 4}}),
+        "tasks.train: a mixture has no option difficulty, limt",
+    ),
+    "a dropout that no run would have": (
+        with_(model={"small": {}, "lora": {"dropout": 0.1}}),
+        "unknown key 'model.lora.dropout'",
+    ),
+    "a rate of decay that is none": (
+        with_(stages=[{"algorithm": "sft", "steps": 1, "optimiser": {"betas": [0.9, 1.5]}}]),
+        "stages.0.optimiser.betas.1: got 1.5; input should be less than 1",
+    ),
     "a stage's name that is no folder": (
         with_(stages=[{"name": "../x", "algorithm": "sft", "steps": 1}]),
         "a stage is called '../x'",
