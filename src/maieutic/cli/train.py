@@ -75,13 +75,16 @@ def check(config: Config) -> str:
     A mistake in the last stage is better found now than after the first one has trained for an hour.
     """
     from maieutic.models.find import find_model
-    from maieutic.run.build import describe, make_reward, make_stage_algorithm
+    from maieutic.run.build import describe, make_backend, make_optimiser, make_reward, make_stage_algorithm
     from maieutic.run.tasksets import Tasksets
 
     tasksets = Tasksets(config)
+    make_backend(config)
     plan = describe(config, tasksets)
     for stage in config.stages:
-        if make_stage_algorithm(stage).samples:
+        algorithm = make_stage_algorithm(stage)
+        make_optimiser(stage, stage.step_count(len(tasksets[stage.tasks])) * algorithm.update.steps)
+        if algorithm.samples:
             make_reward(stage, tasksets[stage.tasks])
     if config.model.path is not None:
         find_model(config.model.path)

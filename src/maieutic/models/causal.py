@@ -71,7 +71,7 @@ def load_causal(
     Raises `ModelError` when there is no such model, it cannot be read, or it has no usable tokenizer;
     `ConfigError` for an impossible combination of settings.
     """
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = place_of(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     name = find_model(source)
     adapter = name if holds(name, "adapter_config.json") else ""
     if adapter and lora is not None:
@@ -99,6 +99,20 @@ def load_causal(
     if not dropout:
         without_dropout(module)
     return CausalModel(module.to(place), tokenizer, chat, str(source), bool(adapter or lora), adapter)
+
+
+def place_of(device: str | torch.device) -> torch.device:
+    """The device of that name. Raises `ConfigError` for one that torch does not know or that is not here."""
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"got device {str(device)!r}; expected a name such as cpu, cuda or cuda:1") from error
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"got device {str(device)!r}; this torch sees {torch.cuda.device_count()} CUDA devices. Take device = "
+            "'cpu', or install torch for CUDA and see that the driver runs (nvidia-smi)"
+        )
+    return place
 
 
 def save_causal(model: CausalModel, folder: str | Path) -> Path:

@@ -17,7 +17,7 @@ from maieutic.backends.local.learner import LocalLearner
 from maieutic.backends.local.optimiser import Optimiser
 from maieutic.backends.local.sampler import LocalSampler
 from maieutic.backends.local.scorer import LocalScorer, ReferenceScorer
-from maieutic.models.causal import CausalModel
+from maieutic.models.causal import CausalModel, place_of
 from maieutic.protocols import Policy
 
 __all__ = ["LocalBackend", "LocalLearner", "LocalSampler", "LocalScorer", "Optimiser", "ReferenceScorer", "why_not"]
@@ -41,7 +41,7 @@ class LocalBackend:
         micro_batch_tokens: int = 16384,
         cache_bytes: int = 4 << 30,
     ) -> None:
-        self.device = torch.device(device)
+        self.device = place_of(device)
         self.max_rows = max_rows
         self.micro_batch_tokens = micro_batch_tokens
         self.cache_bytes = cache_bytes
