@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from maieutic.config import read_config, write_toml
+from maieutic.run.build import load_model
 from maieutic.run.store import Store
 
 INTERVAL = {"value", "low", "high"}
@@ -75,11 +76,23 @@ def test_what_is_wrong_with_the_last_stage_is_found_before_the_first_begins(comm
         "stages.1.rewards.niceness=1.0": "unknown reward 'niceness'",
         "stages.1.options.epsilom=0.3": "has no option 'epsilom'; did you mean 'epsilon'?",
         "model.small.width=17": "expected a multiple of 4",
+        "stages.1.optimiser={schedule='linear',warmup_steps=2}": "expected total_steps, larger than warmup_steps",
+        "device=gpu": "got device 'gpu'",
     }.items():
         said = command("train", config, "--run", tmp_path / "run", "--set", setting)
         assert said.code == 2
         assert wrong in said.err
         assert not (tmp_path / "run").exists()
+
+
+def test_the_seed_of_a_run_draws_its_adapter_too(config, trained):
+    def first_matrix(seed):
+        wanted = read_config(config, [f"seed={seed}", "model.lora.rank=2"])
+        weights = dict(load_model(wanted, str(trained / "start")).module.named_parameters())
+        return next(weight for name, weight in weights.items() if "lora_A" in name)
+
+    assert first_matrix(0).equal(first_matrix(0))
+    assert not first_matrix(0).equal(first_matrix(1)), "runs of several seeds would all begin with the same adapter"
 
 
 def test_a_run_that_exists_is_not_overwritten(command, config, trained):

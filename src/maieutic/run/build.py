@@ -87,7 +87,7 @@ def load_model(config: Config, source: str) -> CausalModel:
     adapter = (Path(source) / "adapter_config.json").exists()
     lora = None
     if config.model.lora is not None and not adapter:
-        lora = LoRA(**config.model.lora.model_dump())
+        lora = LoRA(**config.model.lora.model_dump(), seed=config.seed)
     return load_causal(
         source,
         lora=lora,
