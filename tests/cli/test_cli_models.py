@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -10,7 +11,7 @@ from maieutic.cli.models import load
 from maieutic.cli.sample import pieces_of
 from maieutic.evaluate import Evaluation
 from maieutic.protocols import Completion
-from maieutic.types import Finish
+from maieutic.types import Finish, Message
 
 FAST = ["--max-completion-length", "8", "--set", "difficulty=1"]
 
@@ -33,6 +34,26 @@ def test_an_evaluation_has_metrics_with_intervals(command, trained):
     assert told["settings"]["taskset"] == "arithmetic/1/test/0", "the split is test unless it is set"
     assert 0 <= told["metrics"]["pass@2"]["low"] <= told["metrics"]["pass@2"]["high"] <= 1
     assert "pass@2" in said.err, "what people read goes to stderr when stdout carries the JSON"
+
+
+def test_a_model_is_asked_with_the_template_it_was_trained_with(trained, tmp_path):
+    shutil.copytree(trained / "start", tmp_path / "run" / "start")
+    shutil.copytree(trained / "start", tmp_path / "elsewhere")
+    told = (trained / "config.toml").read_text()
+    assert 'template = "auto"' in told
+    (tmp_path / "run" / "config.toml").write_text(told.replace('template = "auto"', 'template = "plain"'))
+    (tmp_path / "run" / "checkpoints").mkdir()
+    words = [Message("user", "Ann has 3 apples .")]
+
+    def asked(folder, **settings):
+        return load(str(folder), device="cpu", threads=None, **settings).chat.prompt(words)
+
+    # the template of small models ends a prompt with <sep>; plain ones have words alone
+    plain, formatted = asked(tmp_path / "run" / "start"), asked(tmp_path / "elsewhere")
+    assert formatted[:-1] == plain
+    assert len(formatted) == len(plain) + 1
+    assert asked(tmp_path / "run" / "start", template="auto") == formatted
+    assert asked(tmp_path / "elsewhere", template="plain") == plain
 
 
 def test_a_split_that_is_set_is_taken(command, trained):

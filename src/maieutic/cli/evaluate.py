@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maieutic.cli.models import Device, Length, ModelName, Options, Speaker, TaskName, Threads, found_model, load
+from maieutic.cli.models import (
+    Device,
+    Length,
+    ModelName,
+    Options,
+    Speaker,
+    TaskName,
+    Template,
+    Threads,
+    found_model,
+    load,
+)
 from maieutic.cli.screen import Json, Quiet, Screen, screen, writable
 from maieutic.cli.values import settings, taskset
 from maieutic.errors import ConfigError, DataError
@@ -37,6 +49,7 @@ def evaluate(
         str | None, typer.Option(metavar="OTHER", help="Compare with it: a saved evaluation (.json) or a model.")
     ] = None,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the whole evaluation, for --against.")] = None,
+    template: Template = None,
     device: Device = "cpu",
     threads: Threads = None,
     json: Json = None,
@@ -53,7 +66,8 @@ def evaluate(
         raise ConfigError(f"got --k {k} with --samples {samples}; expected k of at most the samples: --samples {k}")
     tasks = taskset(task, settings(options or []), split="test")
     how = {"samples": samples, "limit": limit, "temperature": temperature, "greedy": not no_greedy, "seed": seed}
-    asked = _Asked(show, tasks, how, max_completion_length, k, lambda name: load(name, device=device, threads=threads))
+    speaker = partial(load, device=device, threads=threads, template=template)
+    asked = _Asked(show, tasks, how, max_completion_length, k, speaker)
     old = None if against is None else _saved(against)
     if against is not None and old is None:
         found_model(against)  # a misspelt one should fail before the first model is evaluated

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maieutic.cli import complete
-from maieutic.cli.values import model_source
+from maieutic.cli.values import model_source, template_of
 
 if TYPE_CHECKING:
     from maieutic.protocols import Chat, Sampler
@@ -39,6 +39,14 @@ Options = Annotated[
 ]
 Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, …")]
 Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads.")]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="auto, plain (no template: base models), or a Jinja file.",
+        show_default="that of the model's run, else auto",
+    ),
+]
 Length = Annotated[
     int | None,
     typer.Option(
@@ -75,12 +83,12 @@ def found_model(name: str) -> str:
     return source
 
 
-def load(name: str, *, device: str, threads: int | None) -> Speaker:
-    """The model of that name; errors as `found_model`, and those of loading."""
+def load(name: str, *, device: str, threads: int | None, template: str | None = None) -> Speaker:
+    """The model of that name, asked as it was trained; errors as `found_model`, and those of loading."""
     source = found_model(name)  # before the slow imports: a misspelt path should fail at once
     from maieutic.backends.local import LocalBackend
     from maieutic.models.causal import load_causal
 
-    model = load_causal(source, device=device)
+    model = load_causal(source, device=device, template=template or template_of(source))
     context = getattr(getattr(model.module, "config", None), "max_position_embeddings", None)
     return Speaker(LocalBackend(device=device, threads=threads).sampler(model), model.chat, context)

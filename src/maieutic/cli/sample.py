@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maieutic.cli.models import Device, Length, ModelName, Options, Speaker, TaskName, Threads, load
+from maieutic.cli.models import Device, Length, ModelName, Options, Speaker, TaskName, Template, Threads, load
 from maieutic.cli.screen import Json, Quiet, Screen, screen
 from maieutic.cli.values import settings, taskset
 from maieutic.errors import ConfigError
@@ -32,6 +32,7 @@ def sample(
     max_completion_length: Length = None,
     options: Options = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seeds the samples and --random.")] = 0,
+    template: Template = None,
     device: Device = "cpu",
     threads: Threads = None,
     json: Json = None,
@@ -43,7 +44,7 @@ def sample(
         raise ConfigError("got --random and --index; expected one of the two")
     tasks = taskset(task, settings(options or []), split="test")
     chosen = _chosen(tasks, n, index or 0, seed if at_random else None)
-    speaker = load(model, device=device, threads=threads)
+    speaker = load(model, device=device, threads=threads, template=template)
     from maieutic.protocols import Sampling
 
     how = Sampling(speaker.length(max_completion_length), temperature, key=str(seed))

@@ -59,6 +59,16 @@ def taskset(name: str, options: Mapping[str, Any], *, split: str | None = None) 
     raise ConfigError(f"{unknown} A file of tasks is given by its path ({', '.join(SUFFIXES)}).")
 
 
+def template_of(source: str) -> str:
+    """The template with which the run that this model lies in was trained; "auto" for a model of no run."""
+    place = Path(source).absolute()
+    for folder in (place, *list(place.parents)[:4]):  # RUN/checkpoints/STAGE/STEP/model, RUN/start
+        if (folder / "config.toml").is_file() and (folder / "checkpoints").is_dir():
+            told = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")).get("model", {})
+            return str(told.get("template", "auto"))
+    return "auto"
+
+
 def model_source(given: str) -> str:
     """A model folder or Hub id as it stands; for the folder of a run, the model of its newest checkpoint.
 
