@@ -155,6 +155,15 @@ def test_the_table_is_what_was_said() -> None:
     assert shares == {"truncated": 1 / 8, "unparsed": 2 / 8, "errors": 1 / 8, "length": 21 / 8}
 
 
+def test_evaluation_inside_a_running_loop() -> None:
+    # as a cell of a notebook is: an event loop is running in the thread that asks
+    async def cell() -> Evaluation:
+        sampler = Scripted({"2+3": ["=5.", "=6."]})
+        return evaluate_sync(sampler, Letters(), sums(("2+3", "5")), samples=2, max_tokens=9)
+
+    assert asyncio.run(cell()).problems[0].correct == 1
+
+
 def test_what_reaches_the_sampler() -> None:
     sampler = Scripted({"2+3": ["=5."] * 3})
     evaluate_sync(sampler, Letters(), sums(("2+3", "5")), samples=3, temperature=0.7, max_tokens=9, seed=7)

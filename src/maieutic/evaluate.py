@@ -48,6 +48,7 @@ from maieutic.core.intervals import (
 )
 from maieutic.environments.inline import interjection
 from maieutic.errors import ConfigError, DataError, ModelError, PromptTooLong, UnknownName
+from maieutic.loops import run_async
 from maieutic.protocols import Chat, Completion, Sampler, Sampling, Taskset
 from maieutic.types import Finish, Task
 
@@ -269,8 +270,8 @@ async def evaluate(
 
 
 def evaluate_sync(sampler: Sampler, chat: Chat, taskset: Taskset, *, max_tokens: int, **settings: Any) -> Evaluation:
-    """`evaluate` for callers without an event loop."""
-    return asyncio.run(evaluate(sampler, chat, taskset, max_tokens=max_tokens, **settings))
+    """`evaluate` from ordinary code, also where an event loop is already running (a notebook)."""
+    return run_async(evaluate(sampler, chat, taskset, max_tokens=max_tokens, **settings))
 
 
 def _check(

@@ -8,18 +8,16 @@ with ERROR, have no reward, and are counted. Letters: `G` siblings of a group.
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from maieutic.environments.inline import interjection
 from maieutic.errors import PromptTooLong
+from maieutic.loops import run_async
 from maieutic.protocols import Chat, Completion, Reward, Sampler, Sampling, Tool
 from maieutic.types import Finish, Group, Rollout, Score, Span, Task
 
-T = TypeVar("T")
+__all__ = ["Roller", "run_async", "spans_of"]
 
 
 @dataclass(frozen=True)
@@ -99,26 +97,3 @@ def _failed(task: Task, prompt: tuple[int, ...], temperature: float, sibling: in
     return Rollout(
         task.id, prompt, blank, (0.0,) * len(prompt), Finish.ERROR, sibling=sibling, temperature=temperature, note=note
     )
-
-
-def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end from ordinary code, also where an event loop is already running (a notebook)."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    outcome: list[T] = []
-    failure: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            outcome.append(asyncio.run(work))
-        except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread below
-            failure.append(error)
-
-    thread = threading.Thread(target=body, name="maieutic-async")
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-    return outcome[0]

@@ -15,8 +15,9 @@ from functools import lru_cache
 from typing import Any
 
 from maieutic.errors import ConfigError, DataError, RewardError
+from maieutic.loops import run_async
 from maieutic.protocols import Chat, Taskset, Tool
-from maieutic.rollout import Roller, run_async, spans_of
+from maieutic.rollout import Roller, spans_of
 from maieutic.types import Finish, Group, Rollout, Score, Task
 
 log = logging.getLogger("maieutic.sources")
