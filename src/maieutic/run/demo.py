@@ -50,7 +50,7 @@ def demo_config(seed: int = 0) -> Config:
                     "optimiser": {"learning_rate": 5e-4, "warmup_steps": 5, "schedule": "linear"},
                 },
             ],
-            "evaluation": {"tasks": "test", "samples": 8, "max_completion_length": 40},
+            "evaluation": {"tasks": "test", "samples": 8, "max_completion_length": 40, "at_start": True},
         },
         "the demo's config",
     )
