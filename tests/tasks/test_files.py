@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from maieutic.errors import ConfigError, DataError
+from maieutic.rewards.answers import AnswerVerifier
 from maieutic.tasks import file, hub, make_taskset
 from maieutic.tasks.files import tasks_from_rows
 from maieutic.types import Message
@@ -77,6 +78,22 @@ def test_named_columns_and_gold_after() -> None:
     assert task.meta["solution"] == "2 + 2 = 4\n#### 1,004"
     with pytest.raises(ConfigError, match="did you mean 'prompt'"):
         tasks_from_rows([("here", row)], "t", {"promt": "task"})
+
+
+@pytest.mark.parametrize(
+    ("written", "gold"), [("1,004", "1004"), ("Paris, France", "Paris, France"), ("(1, 2)", "(1, 2)")]
+)
+def test_only_a_number_loses_its_commas(written: str, gold: str) -> None:
+    (task,) = tasks_from_rows([("here", {"question": "q", "answer": f"so\n#### {written}"})], "t", None, "####")
+    assert task.answer == gold
+    assert AnswerVerifier()(task, f"The answer is {written}.").correct
+
+
+@pytest.mark.parametrize("column", ["prompt", "answer", "solution"])
+def test_half_a_character_is_refused_where_it_stands(tmp_path: Path, column: str) -> None:
+    row = {"prompt": "q", "answer": "2", "solution": "s", column: "cut \ud83d"}
+    with pytest.raises(DataError, match=r"halves\.jsonl:2: got half of a character at the end of 'cut .ud83d'"):
+        file(lines(tmp_path / "halves.jsonl", {"prompt": "q", "answer": "1"}, row))
 
 
 def test_csv(tmp_path: Path) -> None:

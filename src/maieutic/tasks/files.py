@@ -25,7 +25,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from maieutic.calculator import show
+from maieutic.calculator import number, show
 from maieutic.errors import ConfigError, DataError
 from maieutic.protocols import Tool, Verifier
 from maieutic.tasks.taskset import Tasks
@@ -230,12 +230,13 @@ def _task(
         _, mark, gold = text.rpartition(gold_after)
         if not mark:
             raise DataError(f"{where}: no {gold_after!r} in the answer; expected the gold answer after it")
-        solution, text = text, gold.strip().replace(",", "")
+        solution, text = text, gold.strip()
+        text = text if number(text) is None else text.replace(",", "")
     _, own = _first(row, columns["id"])
     taken = {column.partition(".")[0] for column in (used, answer_column, solution_column, *columns["id"])}
     meta = {column: value for column, value in row.items() if column not in taken}
     if solution is not None and (solution_column != answer_column or gold_after):
-        meta["solution"] = solution if isinstance(solution, str) else _messages(solution, where)[-1].content
+        meta["solution"] = _messages(solution, where)[-1].content
     return Task(f"{name}/{index if own is None else own}", messages, text, meta)
 
 
@@ -262,7 +263,7 @@ def _has(row: Mapping[str, Any]) -> str:
 
 def _messages(prompt: Any, where: str) -> tuple[Message, ...]:
     if isinstance(prompt, str):
-        return (Message("user", prompt),)
+        return (Message("user", _unicode(prompt, where)),)
     expected = 'expected text or [{"role": "user", "content": "…"}, …]'
     if not isinstance(prompt, list):
         raise DataError(f"{where}: got a prompt of type {type(prompt).__name__}; {expected}")
@@ -271,13 +272,26 @@ def _messages(prompt: Any, where: str) -> tuple[Message, ...]:
         role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, Mapping) else (None, None)
         if not (isinstance(role, str) and role and isinstance(content, str)):
             raise DataError(f"{where}: got the message {turn!r}; {expected}")
-        messages.append(Message(role, content))
+        messages.append(Message(role, _unicode(content, where)))
     return tuple(messages)
+
+
+def _unicode(text: str, where: str) -> str:
+    r"""The text, unless it holds half of a character: JSON may, as `"\ud83d"`, and no tokenizer takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        near = ascii(text[max(0, error.start - 20) : error.end])
+        raise DataError(
+            f"{where}: got half of a character at the end of {near}; expected whole ones. The text was probably cut in "
+            "the middle of an emoji: cut it elsewhere, or leave the row out"
+        ) from None
+    return text
 
 
 def _answer(answer: Any, where: str) -> str:
     if isinstance(answer, str):
-        return answer
+        return _unicode(answer, where)
     if isinstance(answer, int):
         return str(answer)
     if isinstance(answer, float) and abs(answer) < float("inf"):
