@@ -165,6 +165,11 @@ def test_losses_add_scale_and_say_what_they_read():
     assert value_and_gradient(twice, [-0.5], batch_of(1))[0] == [2.0]
 
 
+def test_an_estimator_that_is_none_is_refused_at_once():
+    with pytest.raises(ValueError, match="got estimator 3; expected k1, k2 or k3"):
+        losses.kl_to_reference(3)
+
+
 def test_impossible_clips_are_refused():
     with pytest.raises(ValueError, match=r"epsilon=1\.5"):
         losses.clipped_surrogate(1.5)

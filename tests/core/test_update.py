@@ -122,7 +122,7 @@ def test_it_prints_as_it_was_written():
     assert str(update.sgd(epochs=2)) == "sgd(epochs=2, minibatches=1)"
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"minibatches": 0}, {"epochs": -1}])
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"minibatches": 0}, {"epochs": -1}, {"epochs": 1.5}])
 def test_impossible_settings_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"sgd: got epochs=.*expected at least 1"):
+    with pytest.raises(ValueError, match=r"sgd: got epochs=.*expected whole numbers, at least 1"):
         update.sgd(**wrong)

@@ -88,6 +88,9 @@ def kl_to_reference(estimator: Callable[[Tensor, Tensor], Tensor] = k2) -> Calla
     paper, arXiv 2402.03300, eq. 4) the forward KL, k1 nothing at all. Watches `kl/reference` (k3, never negative).
     """
 
+    if not callable(estimator):
+        raise ValueError(f"kl_to_reference: got estimator {estimator!r}; expected k1, k2 or k3 of maieutic.core.kl")
+
     @needs("ref_logprobs")
     def divergence(outputs: Outputs, batch: Batch) -> Terms:
         value = estimator(outputs.logprobs, batch.ref_logprobs)

@@ -27,8 +27,10 @@ def sgd(epochs: int = 1, minibatches: int = 1, seed: int = 0) -> Update:
     run shuffles as an unbroken one. With one epoch and one minibatch the old policy is the present one
     (`Update.steps`). PPO, arXiv 1707.06347, algorithm 1.
     """
-    if epochs < 1 or minibatches < 1:
-        raise ValueError(f"sgd: got epochs={epochs}, minibatches={minibatches}; expected at least 1 each")
+    if not all(isinstance(count, int) and count >= 1 for count in (epochs, minibatches)):
+        raise ValueError(
+            f"sgd: got epochs={epochs}, minibatches={minibatches}; expected whole numbers, at least 1 each"
+        )
 
     def run(learner: Learner, batch: Batch, algorithm: Algorithm) -> dict[str, float]:
         steps: list[dict[str, float]] = []
