@@ -22,6 +22,7 @@ from maieutic.models.causal import (
     token_logprobs,
     without_dropout,
 )
+from maieutic.models.find import adapter_revision
 from maieutic.models.lora import LoRA, merged
 from maieutic.models.reference import AdapterOff, FrozenAdapter, FrozenCopy, reference_of
 from maieutic.models.small import ARCHITECTURES, tiny_folder
@@ -284,6 +285,16 @@ def test_adapters_that_cannot_be_are_refused(folders: Path, adapter_folder: Path
     settings.write_text(json.dumps({**said, "peft_type": "PREFIX_TUNING"}))
     with pytest.raises(ModelError, match="expected LORA"):
         load_causal(adapter_folder)
+
+
+@needs_peft
+def test_an_adapter_remembers_the_revision_of_its_base(folders: Path, tmp_path: Path) -> None:
+    # without it a stage that goes on with the adapter, and its evaluation, would load the base's newest revision
+    fresh = load_causal(folders / "llama", lora=LoRA(rank=2), revision="v1")
+    assert adapter_revision(save_causal(fresh, tmp_path / "first")) == "v1"
+    again = load_causal(tmp_path / "first")
+    assert adapter_revision(save_causal(again, tmp_path / "second")) == "v1"
+    assert adapter_revision(save_causal(load_causal(folders / "llama", lora=LoRA(rank=2)), tmp_path / "third")) is None
 
 
 @needs_peft

@@ -21,7 +21,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from maieutic.errors import ConfigError, ModelError
 from maieutic.models.chat import ChatFormat, chat_format
-from maieutic.models.find import adapter_base, find_model, holds, unreadable
+from maieutic.models.find import adapter_base, adapter_revision, find_model, holds, unreadable
 from maieutic.models.lora import LoRA, add_lora, load_adapter
 from maieutic.models.progress import no_progress_bars
 
@@ -80,7 +80,7 @@ def load_causal(
             "merge it into its base first (`maieutic.models.lora.merged`)"
         )
     home = find_model(adapter_base(Path(adapter))) if adapter else name
-    options = {"revision": None if adapter else revision}
+    options = {"revision": adapter_revision(Path(adapter)) if adapter else revision}
     try:
         with no_progress_bars():
             module = AutoModelForCausalLM.from_pretrained(
@@ -95,7 +95,7 @@ def load_causal(
     if adapter:
         module = load_adapter(module, Path(adapter))
     elif lora is not None:
-        module = add_lora(module, lora)
+        module = add_lora(module, lora, revision)
     if not dropout:
         without_dropout(module)
     return CausalModel(module.to(place), tokenizer, chat, str(source), bool(adapter or lora), adapter)

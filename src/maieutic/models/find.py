@@ -58,6 +58,11 @@ def adapter_base(folder: Path) -> str:
     return str(beside) if beside.is_dir() else str(named)
 
 
+def adapter_revision(folder: Path) -> str | None:
+    """The revision of its base model that a PEFT adapter folder was trained on, where it names one."""
+    return json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("revision")
+
+
 def holds(folder: str | Path, name: str) -> bool:
     """Whether `folder` is a folder with a file of that name."""
     return bool(folder) and (Path(folder) / name).is_file()

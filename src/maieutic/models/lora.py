@@ -36,8 +36,10 @@ class LoRA:
             raise ConfigError(f"got {self}; expected rank >= 1, alpha > 0 and 0 <= dropout < 1")
 
 
-def add_lora(module: nn.Module, lora: LoRA) -> nn.Module:
+def add_lora(module: nn.Module, lora: LoRA, revision: str | None = None) -> nn.Module:
     """The module with a fresh adapter named "default", which alone is trainable.
+
+    `revision` is that of the base model; it is saved with the adapter, which fits no other one.
 
     Raises `ConfigError` when `targets` names no layer of this model, `ModelError` when peft is not installed.
     """
@@ -49,6 +51,7 @@ def add_lora(module: nn.Module, lora: LoRA) -> nn.Module:
         target_modules=targets,
         lora_dropout=lora.dropout,
         task_type="CAUSAL_LM",
+        revision=revision,
         fan_in_fan_out=_has_transposed_layers(module),
     )
     with torch.random.fork_rng(devices=[]):
