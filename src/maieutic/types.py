@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from maieutic.errors import MissingColumn
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -251,6 +252,11 @@ class Batch:
         own = {name: getattr(self, name)[index] for name in ROW_COLUMNS}
         columns = {name: value[index] for name, value in self.columns.items() if name != "pairs"}
         return replace(self, columns=columns, **own)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch with every tensor on that device."""
+        own = {name: getattr(self, name).to(device) for name in ROW_COLUMNS}
+        return replace(self, columns={name: value.to(device) for name, value in self.columns.items()}, **own)
 
 
 ROW_COLUMNS = (

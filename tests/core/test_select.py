@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from maieutic.core import select
@@ -83,10 +85,11 @@ def test_everything_does_not_say_what_it_keeps():
     assert select.everything().keeps is None
 
 
-def test_rows_of_a_group_are_one_unit_and_keep_their_step_rewards():
+def test_every_row_is_a_unit_and_keeps_its_step_rewards():
     task, rolled = Task("t", ()), (rollout(), rollout())
     made = Group(task, rolled, (Score(1.0, step_rewards=((1, 0.25),)), Score(0.0)), id=9)
-    first, second = select.everything()([made])
-    assert first.unit == second.unit == 9
+    first, second, third = select.everything()([made, replace(made, rollouts=rolled[:1], scores=(Score(1.0),), id=4)])
+    assert [first.unit, second.unit, third.unit] == [0, 1, 2]
+    assert [first.group, second.group, third.group] == [9, 9, 4]
     assert first.step_rewards == ((1, 0.25),)
     assert first.rollout is rolled[0]

@@ -1,14 +1,16 @@
 """Select: from groups to training rows.
 
-An unscorable rollout (reward None) and a rollout in which the model chose nothing never become rows. Rows of a group
-share a `unit`, so that they stay side by side when a batch is split and the prompt is computed once.
+An unscorable rollout (reward None) and a rollout in which the model chose nothing never become rows. Every row is a
+`unit` of its own: their advantages are given before a batch is split, so nothing ties siblings together any more (a
+learner still keeps them side by side where they fit, to compute their prompt once).
 
 Letters: `G` siblings of a group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from maieutic.core.parts import select
 from maieutic.types import Example, Finish, Group
@@ -16,17 +18,22 @@ from maieutic.types import Example, Finish, Group
 
 def _rows(group: Group, skip_truncated: bool) -> list[Example]:
     return [
-        Example(rollout, score.reward, group=group.id, unit=group.id, step_rewards=score.step_rewards)
+        Example(rollout, score.reward, group=group.id, unit=0, step_rewards=score.step_rewards)
         for rollout, score in zip(group.rollouts, group.scores)
         if score.reward is not None and any(rollout.mask) and not (skip_truncated and rollout.finish is Finish.LENGTH)
     ]
+
+
+def _single(rows: Iterable[Example]) -> list[Example]:
+    """The rows, each a unit of its own."""
+    return [replace(row, unit=number) for number, row in enumerate(rows)]
 
 
 @select
 def everything(skip_truncated: bool = False) -> Callable[[Sequence[Group]], list[Example]]:
     """Every scorable rollout. `skip_truncated` leaves out those that the length limit cut (they still count in the
     log): a cut answer is not a wrong one, but a policy that is never blamed for length may drift to it."""
-    return lambda groups: [row for group in groups for row in _rows(group, skip_truncated)]
+    return lambda groups: _single(row for group in groups for row in _rows(group, skip_truncated))
 
 
 @select
@@ -41,7 +48,7 @@ def informative(skip_truncated: bool = False) -> Callable[[Sequence[Group]], lis
         return len({row.reward for row in _rows(group, skip_truncated)}) > 1
 
     def select_informative(groups: Sequence[Group]) -> list[Example]:
-        return [row for group in groups if keeps(group) for row in _rows(group, skip_truncated)]
+        return _single(row for group in groups if keeps(group) for row in _rows(group, skip_truncated))
 
     select_informative.keeps = keeps  # type: ignore[attr-defined]
     return select_informative

@@ -82,6 +82,11 @@ class LocalLearner:
             found |= {VALUE_HEAD + name: weight for name, weight in self.value_head.named_parameters()}
         return {name: weight for name, weight in found.items() if weight.requires_grad}
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; batches are made on the CPU and brought there a micro-batch at a time."""
+        return next(self.model.module.parameters()).device
+
     def outputs(self, batch: Batch, *, entropy: bool = True) -> Outputs:
         """What the model says of the batch now, all at once; with gradient unless it is disabled."""
         return self.forward.outputs(batch, entropy, self.value_head)
@@ -101,12 +106,14 @@ class LocalLearner:
 
     def _evaluated(self, batch: Batch) -> Outputs:
         parts = [
-            (rows, self.outputs(batch.rows(rows), entropy=False))
+            (rows, self.outputs(batch.rows(rows).to(self.device), entropy=False))
             for rows in self.forward.split(batch, self.micro_batch_tokens)
         ]
         order = torch.cat([rows for rows, _ in parts]).argsort()
-        values = None if self.value_head is None else torch.cat([out.values for _, out in parts])[order]  # type: ignore[misc]
-        return Outputs(torch.cat([out.logprobs for _, out in parts])[order], None, values)
+        place = batch.tokens.device
+        logprobs = torch.cat([out.logprobs.to(place) for _, out in parts])[order]
+        found = [out.values.to(place) for _, out in parts if out.values is not None]
+        return Outputs(logprobs, None, torch.cat(found)[order] if found else None)
 
     def step(
         self,
@@ -139,7 +146,7 @@ class LocalLearner:
             raise DataError("got a batch in which no token was chosen; expected at least one. Leave such batches out")
         tally = Tally()
         for rows in self.forward.split(batch, self.micro_batch_tokens):
-            micro = select_rows(batch, rows)
+            micro = select_rows(batch, rows).to(self.device)
             outputs = self.outputs(micro)
             if "old_logprobs" in needs and not micro.has("old_logprobs"):
                 micro = micro.with_(old_logprobs=outputs.logprobs.detach())

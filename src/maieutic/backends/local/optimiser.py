@@ -34,7 +34,7 @@ class Optimiser:
                          `learning_rate` for embeddings, head, norms and biases.
     warmup_steps         the rate rises linearly over so many optimiser steps.
     schedule             "constant", "linear" or "cosine", from the warm-up's end to `final_fraction` of the rate at
-                         `total_steps`.
+                         `total_steps`. Only steps that are taken count: where steps are skipped, the rate ends above.
     max_grad_norm        gradients longer than this (all trainable weights together) are shortened to it.
     """
 
@@ -131,9 +131,10 @@ class Updater:
                     "trainable weights. Resume with the optimiser and the adapter settings of the saved run"
                 )
             owner = self.weights[weight]
-            # AdamW counts its steps in a tensor on the CPU; everything else lies where the weight does.
-            place = value.device if value.dim() == 0 else owner.device
-            self.engines[kind][0].state[owner][quantity] = value.to(place, copy=True)
+            engine = self.engines[kind][0]
+            # AdamW that is not fused counts its steps on the CPU; everything else lies where the weight does.
+            aside = value.dim() == 0 and not engine.param_groups[0].get("fused")
+            engine.state[owner][quantity] = value.to(value.device if aside else owner.device, copy=True)
         self.steps = steps
 
 

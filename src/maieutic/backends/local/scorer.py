@@ -23,7 +23,8 @@ class LocalScorer:
 
     def logprobs(self, batch: Batch) -> Tensor:
         """`[B, T]` nats at the batch's temperature, 0 off the mask."""
-        return _logprobs(self.forward, batch, self.micro_batch_tokens)
+        device = next(self.model.module.parameters()).device
+        return _logprobs(self.forward, batch, self.micro_batch_tokens, device)
 
 
 class ReferenceScorer:
@@ -42,11 +43,12 @@ class ReferenceScorer:
     def logprobs(self, batch: Batch) -> Tensor:
         """`[B, T]` nats at the batch's temperature, 0 off the mask."""
         with self.reference.active(self.module) as frozen:
-            return _logprobs(forward_for(frozen), batch, self.micro_batch_tokens)
+            device = next(self.module.parameters()).device
+            return _logprobs(forward_for(frozen), batch, self.micro_batch_tokens, device)
 
 
 @torch.no_grad()
-def _logprobs(forward: Forward, batch: Batch, budget: int) -> Tensor:
+def _logprobs(forward: Forward, batch: Batch, budget: int, device: torch.device) -> Tensor:
     parts = forward.split(batch, budget)
-    found = torch.cat([forward.outputs(batch.rows(rows), entropy=False).logprobs for rows in parts])
-    return found[torch.cat(parts).argsort()]
+    found = [forward.outputs(batch.rows(rows).to(device), entropy=False).logprobs for rows in parts]
+    return torch.cat([each.to(batch.tokens.device) for each in found])[torch.cat(parts).argsort()]
