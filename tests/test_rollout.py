@@ -10,9 +10,10 @@ import pytest
 from maieutic.backends.toy import STOP, ScriptedSampler, ToyChat, ToyModel, ToySampler
 from maieutic.core import select
 from maieutic.core.measures import group_measures
-from maieutic.errors import ModelError, PromptTooLong
+from maieutic.errors import ModelError, PromptTooLong, RewardError
+from maieutic.loops import run_async
 from maieutic.protocols import Completion
-from maieutic.rollout import Roller, run_async, spans_of
+from maieutic.rollout import Roller, spans_of
 from maieutic.types import Finish, Message, Score, Span, Task
 
 CHAT = ToyChat(["add", "1", "2", "3", "+", "="])
@@ -158,14 +159,6 @@ def test_other_errors_of_a_sampler_are_not_swallowed():
         group_of(Broken())
 
 
-def test_a_reward_that_returns_too_few_scores_is_refused():
-    async def lazy(task, rollouts):
-        return [Score(1.0)]
-
-    with pytest.raises(ValueError, match="2 rollouts and 1 scores; a reward must return exactly one score a rollout"):
-        group_of(scripted("1"), n=2, reward=lazy)
-
-
 @dataclass
 class Noting:
     """A sampler that notes the parameters it is called with."""
@@ -249,3 +242,14 @@ def test_run_async_inside_a_running_loop():
         return "done"
 
     assert asyncio.run(notebook()) == "done"
+
+
+@pytest.mark.parametrize(("reward", "said"), [(float("nan"), "expected a finite number"), (None, "exactly one")])
+def test_a_reward_of_ones_own_that_breaks_its_word_stops_the_run(reward, said):
+    async def broken(task, rollouts):
+        return [Score(reward) for _ in rollouts] if reward is not None else []
+
+    chat = ToyChat(["a"])
+    roller = Roller(ToySampler(ToyModel(2, 2)), chat, broken, max_completion_length=2)
+    with pytest.raises(RewardError, match=said):
+        run_async(roller.group(Task("t", (Message("user", "a"),)), 2, visit=0))

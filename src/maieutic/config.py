@@ -136,8 +136,10 @@ class StageConfig(Strict):
     rewards: dict[str, float] = Field(
         default_factory=lambda: {"answer": 1.0}, description="name or file.py:function → weight"
     )
-    reward_timeout_seconds: float = Field(10.0, gt=0)
-    max_reward_failures: float = Field(0.1, ge=0, le=1, description="share of failed rewards that stops the run")
+    reward_timeout_seconds: float | None = Field(None, gt=0, description="default: the function's own, or 10")
+    max_reward_failures: float | None = Field(
+        None, ge=0, le=1, description="share of failed rewards that stops the run; default: the function's own, or 0.1"
+    )
     optimiser: OptimiserConfig = OptimiserConfig()  # type: ignore[call-arg]
     checkpoint_every: int = Field(20, ge=1, description="steps")
     evaluate: bool = True

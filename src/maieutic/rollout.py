@@ -13,11 +13,9 @@ from dataclasses import dataclass
 
 from maieutic.environments.inline import interjection
 from maieutic.errors import PromptTooLong
-from maieutic.loops import run_async
 from maieutic.protocols import Chat, Completion, Reward, Sampler, Sampling, Tool
+from maieutic.rewards.compose import judge_group
 from maieutic.types import Finish, Group, Rollout, Score, Span, Task
-
-__all__ = ["Roller", "run_async", "spans_of"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Roller:
         rollouts = tuple(
             self._rollout(task, prompt, completion, sibling) for sibling, completion in enumerate(completions)
         )
-        scores = await self.reward(task, rollouts)
+        scores = await judge_group(self.reward, task, rollouts)
         return Group(task, rollouts, tuple(scores), id=visit)
 
     def _rollout(self, task: Task, prompt: tuple[int, ...], completion: Completion, sibling: int) -> Rollout:

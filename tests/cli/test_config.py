@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from maieutic.config import Config, StageConfig, parse_config, read_config, write_toml
 from maieutic.errors import ConfigError
 from maieutic.run.demo import demo_config
+from maieutic.run.runner import config_text
 
 SMALLEST = {
     "model": {"small": {}},
@@ -252,6 +253,15 @@ def test_any_values_survive_writing(seed, rate, words, steps):
     tasks = {"train": {"taskset": "file", "system": words}}
     config = parse_config(with_(seed=seed, tasks=tasks, stages=[stage]))
     assert Config.model_validate(tomllib.loads(write_toml(config))) == config
+
+
+def test_a_run_resumes_with_a_config_that_says_the_same_in_other_words(tmp_path):
+    # written before a key existed: the default fills it, and nothing has changed
+    config = parse_config(SMALLEST)
+    (tmp_path / "config.toml").write_text(write_toml(config).replace("max_rows = 512\n", ""))
+    assert config_text(config, tmp_path, resume=True) == (tmp_path / "config.toml").read_text()
+    other = parse_config(with_(seed=5))
+    assert config_text(other, tmp_path, resume=True) == write_toml(other)
 
 
 def test_more_votes_than_samples_are_refused():

@@ -201,7 +201,7 @@ def test_problems_that_were_trained_on_are_told(make_run):
     path = make_run(4)
     with Store(path / "run.db") as store:
         store.write_step("rl", Step(4, (), (), None, {}), ledger=[(0, "p1"), (1, "p3"), (2, "elsewhere")])
-    assert "2 of the 4 problems of test were also trained on" in read_run(path).warnings[0]
+    assert "2 of the 4 problems of test have the ids of problems that were trained on" in read_run(path).warnings[0]
 
 
 def test_classes_of_many_samples_never_straddle_the_half():

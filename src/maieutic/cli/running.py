@@ -19,11 +19,11 @@ def carry_out(show: Screen, config: Config, folder: Path, *, resume: bool, again
     Raises Interrupted after Ctrl-C; `again` is the command that goes on.
     """
     from maieutic.cli.progress import RunWatch, display
-    from maieutic.config import write_toml
     from maieutic.run.directory import RunDirectory
-    from maieutic.run.runner import Interrupted, Runner
+    from maieutic.run.runner import Interrupted, Runner, config_text
 
-    with RunDirectory.create(folder, write_toml(config), resume=resume) as directory, display(show) as shown:
+    text = config_text(config, folder, resume=resume)
+    with RunDirectory.create(folder, text, resume=resume) as directory, display(show) as shown:
         runner = Runner(config, directory, RunWatch(shown))
         try:
             with _told(show, runner.stop):

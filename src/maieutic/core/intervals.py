@@ -8,7 +8,8 @@ Letters: `N` problems, `R` resamples.
   `sign_flip` for other numbers; many comparisons at once: `holm`.
 * Training seeds: `t_interval` over the seeds' results, which is another noise than that of the evaluation set.
 
-Where data cannot say anything the interval is infinite (one value), never of width 0.
+Where one value cannot say anything the interval is infinite. Values that are all equal give an interval of width 0
+unless `bounds` say what the quantity can be (shares are never given without).
 """
 
 from __future__ import annotations

@@ -35,13 +35,19 @@ def _finite(what: str, value: float) -> float:
 
 
 async def judge_group(judge: Reward, task: Task, rollouts: Sequence[Rollout]) -> list[Score]:
-    """The scores `[G]` of a group. Raises `RewardError` unless the reward returns exactly one score a rollout."""
+    """The scores `[G]` of a group. Raises `RewardError` unless there is exactly one a rollout, each finite or None."""
     scores = await judge(task, rollouts)
     if len(scores) != len(rollouts):
         raise RewardError(
             f"reward {_name(judge)!r} on task {task.id!r}: got {len(scores)} scores for {len(rollouts)} rollouts; "
             "expected exactly one a rollout, in order. Remedy: return Score(None) for what cannot be scored"
         )
+    for score in scores:
+        if score.reward is not None and not math.isfinite(score.reward):
+            raise RewardError(
+                f"reward {_name(judge)!r} on task {task.id!r}: got {score.reward}; expected a finite number, or None "
+                "for a rollout that cannot be scored"
+            )
     return scores
 
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from maieutic.config import Config, StageConfig
-from maieutic.errors import RunError
+from maieutic.config import START, Config, StageConfig, read_config, write_toml
+from maieutic.errors import ConfigError, RunError
 from maieutic.evaluate import Evaluation, evaluate_sync
 from maieutic.run.build import (
     load_model,
@@ -42,9 +42,6 @@ from maieutic.train import train
 from maieutic.types import Step
 
 log = logging.getLogger(__name__)
-
-#: The evaluation before the first stage is stored under this stage's name.
-START = "start"
 
 
 class Watch(Protocol):
@@ -262,9 +259,19 @@ def _first_interrupt(stop: threading.Event) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def config_text(config: Config, folder: Path, *, resume: bool) -> str:
+    """The config as TOML; as the run that is resumed has it, where both say the same: a new default is no change."""
+    written = folder / "config.toml"
+    if resume and written.is_file():
+        try:
+            if read_config(written) == config:
+                return written.read_text(encoding="utf-8")
+        except ConfigError:
+            pass  # of another version: the run's directory says which lines differ
+    return write_toml(config)
+
+
 def resume_or_begin(config: Config, folder: Path, *, resume: bool, watch: Watch | None = None) -> dict[str, Any]:
     """Run a config in a folder (`resume`: go on with the run that is there) and return its summary."""
-    from maieutic.config import write_toml
-
-    with RunDirectory.create(folder, write_toml(config), resume=resume) as directory:
+    with RunDirectory.create(folder, config_text(config, folder, resume=resume), resume=resume) as directory:
         return Runner(config, directory, watch or Silent()).run()
