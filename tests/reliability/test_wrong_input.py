@@ -56,9 +56,10 @@ def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
 
 def write_config(folder: Path, *, top: str = "", stage: str = "", **changed: str) -> None:
     """A run of 6 steps on `rows.jsonl`; keywords replace lines of the stage, `stage` and `top` add some."""
+    practice = {"num_generations": "4", "max_completion_length": "8"}
     settings = {
-        "algorithm": '"grpo"', "steps": "6", "prompts": "2", "num_generations": "4", "max_completion_length": "8",
-        "checkpoint_every": "1", **changed,
+        "algorithm": '"grpo"', "steps": "6", "prompts": "2", "checkpoint_every": "1",
+        **({} if changed.get("algorithm") == '"sft"' else practice), **changed,
     }  # fmt: skip
     lines = [f"{key} = {value}" for key, value in settings.items()]
     top = top or "model = { small = { layers = 1, width = 16, heads = 2, kv_heads = 1, context = 64 } }\n"
@@ -292,3 +293,20 @@ def test_a_full_disk_in_the_middle_of_a_run(tmp_path: Path) -> None:
     with Store.open_reader(run.database) as store:
         visits = [visit for visit, _ in store.ledger("dapo")]
     assert visits == list(range(len(visits)))
+
+
+def test_a_key_that_would_do_nothing_is_refused(maieutic, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", [{**row, "solution": "n"} for row in ROWS])
+    write_config(tmp_path, algorithm='"sft"', stage="temperature = 0.5")
+    said = maieutic("train", "run.toml")
+    assert said.code == 2
+    assert "temperature = 0.5, which does nothing: sft learns from demonstrations" in said.err
+
+
+def test_a_misspelt_key_of_a_taskset_names_the_nearest_of_all_that_it_takes(maieutic, tmp_path):
+    write_config(tmp_path)
+    text = (tmp_path / "run.toml").read_text().replace('path = "rows.jsonl"', 'path = "rows.jsonl"\nlimt = 2')
+    (tmp_path / "run.toml").write_text(text)
+    said = maieutic("train", "run.toml", "--dry-run")
+    assert said.code == 2
+    assert "unknown key 'limt'; did you mean 'limit'?" in said.err

@@ -26,6 +26,16 @@ if TYPE_CHECKING:
     from maieutic.core.parts import Algorithm
     from maieutic.models.causal import CausalModel
 
+#: Keys of a stage that say how to sample and judge; a stage that imitates demonstrations has no use for them.
+SAMPLING_KEYS = (
+    "num_generations",
+    "max_completion_length",
+    "temperature",
+    "max_refill",
+    "rewards",
+    "reward_timeout_seconds",
+    "max_reward_failures",
+)
 #: Tasks that a from-scratch tokenizer reads, from the front of each stage's taskset.
 CORPUS_TASKS = 20_000
 
@@ -120,6 +130,14 @@ def make_stage_algorithm(stage: StageConfig) -> Algorithm:
             f"{algorithm.credit} compares the rollouts of a task with each other and would teach nothing. Raise "
             "num_generations, or choose an algorithm that compares across tasks (reinforce)"
         )
+    idle = () if algorithm.samples else SAMPLING_KEYS
+    for key in idle:
+        got = getattr(stage, key)
+        if got != StageConfig.model_fields[key].get_default(call_default_factory=True):
+            raise ConfigError(
+                f"stage {stage.name!r}: got {key} = {got!r}, which does nothing: {algorithm.name} learns from "
+                "demonstrations and samples nothing. Leave it out, or choose an algorithm that practises (grpo)"
+            )
     return algorithm
 
 

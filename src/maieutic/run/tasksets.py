@@ -6,6 +6,7 @@ A taskset knows how its own answers look where it makes them itself (`arithmetic
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -54,6 +55,22 @@ def _tool(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"tool": make_tool(str(given["tool"]))} if "tool" in given else {}
 
 
+def _check_keys(name: str, spec: TasksConfig) -> None:
+    """Refuse a key that neither the table nor its taskset knows, naming the nearest of both."""
+    if spec.taskset not in TASKSETS:
+        raise UnknownName("taskset", str(spec.taskset), TASKSETS)
+    takes = inspect.signature(TASKSETS[spec.taskset]).parameters
+    own = {"taskset", "start", "limit", "shuffle", "verifier", "tool"}
+    for key in spec.options:
+        if key not in {*takes, *own}:
+            near = difflib.get_close_matches(key, {*takes, *own}, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise ConfigError(
+                f"tasks.{name}: unknown key {key!r}{hint} taskset {spec.taskset!r} takes {', '.join(takes)}; any takes "
+                f"{', '.join(sorted(own))}"
+            )
+
+
 class Tasksets:
     """The tasksets of a config by name, each made once, when it is first asked for."""
 
@@ -75,6 +92,7 @@ class Tasksets:
             parts = {self._make(n, self._config.tasks[n], (*inside, name)): w for n, w in spec.mixture.items()}
             made: Taskset = mixture(parts, self._config.seed, spec.size, name)
         else:
+            _check_keys(name, spec)
             made = named_taskset(str(spec.taskset), spec.options)
         if spec.shuffle:
             made = shuffled(made, self._config.seed)
