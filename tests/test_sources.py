@@ -115,8 +115,9 @@ class TestNothingToLearnFrom:
 
         asked = []
         source = self.empty(now_and_then)
-        for _ in range(9):
-            source.next()
+        steps = [source.next() for _ in range(9)]
+        scored = [any(s.reward is not None for g in step for s in g.scores) for step in steps]
+        assert scored == [False, False, True] * 3
 
 
 def every_other(prompt, sibling):

@@ -232,7 +232,8 @@ def test_a_fresh_adapter_starts_at_the_base_and_trains_alone(architecture: str, 
 def test_transposed_layers_are_adapted_without_a_warning(folders: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        load_causal(folders / "gpt2", lora=LoRA(rank=4))
+        model = load_causal(folders / "gpt2", lora=LoRA(rank=4))
+    assert any("lora_A" in name for name, _ in model.module.named_parameters())
 
 
 @needs_peft

@@ -50,7 +50,8 @@ def test_a_run_killed_before_it_began_can_begin(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "run.lock").touch()
     (tmp_path / "one" / ".tmp-77-config.toml").write_text("[tr")
-    RunDirectory.create(tmp_path / "one", CONFIG, resume=False).close()
+    with RunDirectory.create(tmp_path / "one", CONFIG, resume=False) as run:
+        assert run.config.read_text() == CONFIG
 
 
 def test_a_missing_run_is_told_with_the_nearest_name(tmp_path: Path) -> None:
