@@ -163,13 +163,7 @@ class Recorded:
         return groups
 
     def _group(self, task: Task, visit: int) -> Group:
-        solution = task.meta.get("solution")
-        if not isinstance(solution, str) or not solution.strip():
-            raise DataError(
-                f"task {task.id!r} has no worked solution to learn from: expected text in its 'solution' column; "
-                "train this task with a sampling algorithm (grpo, rloo, …) or give demonstrations"
-            )
-        rollout, score = demonstration(task, solution, self.chat, self.tool), Score(1.0)
+        rollout, score = demonstration(task, solution_of(task), self.chat, self.tool), Score(1.0)
         if self.limit is not None and len(rollout.tokens) > self.limit:
             note = (
                 f"got a demonstration of {len(rollout.tokens)} tokens; the model has {self.limit} positions. "
@@ -185,6 +179,17 @@ class Recorded:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on after that many demonstrations."""
         self.visits = int(state["visits"])
+
+
+def solution_of(task: Task) -> str:
+    """The worked solution of a task; DataError for a task without one."""
+    solution = task.meta.get("solution")
+    if not isinstance(solution, str) or not solution.strip():
+        raise DataError(
+            f"task {task.id!r} has no worked solution to learn from: expected text in its 'solution' column; "
+            "train this task with a sampling algorithm (grpo, rloo, …) or give demonstrations"
+        )
+    return solution
 
 
 def demonstration(task: Task, solution: str, chat: Chat, tool: Tool | None = None) -> Rollout:

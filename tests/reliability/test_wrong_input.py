@@ -310,3 +310,13 @@ def test_a_misspelt_key_of_a_taskset_names_the_nearest_of_all_that_it_takes(maie
     said = maieutic("train", "run.toml", "--dry-run")
     assert said.code == 2
     assert "unknown key 'limt'; did you mean 'limit'?" in said.err
+
+
+def test_a_later_stage_without_demonstrations_is_found_before_the_first_one_trains(maieutic, tmp_path):
+    write_config(tmp_path, name='"first"')
+    text = (tmp_path / "run.toml").read_text() + '[[stages]]\nname = "second"\nalgorithm = "sft"\nsteps = 2\n'
+    (tmp_path / "run.toml").write_text(text)
+    said = maieutic("train", "run.toml", "--run", "late")
+    assert said.code == 3
+    assert "has no worked solution to learn from" in said.err
+    assert not (tmp_path / "late").exists()

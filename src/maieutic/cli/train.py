@@ -77,6 +77,7 @@ def check(config: Config) -> str:
     from maieutic.models.find import find_model
     from maieutic.run.build import describe, make_backend, make_optimiser, make_reward, make_stage_algorithm
     from maieutic.run.tasksets import Tasksets
+    from maieutic.sources import solution_of
 
     tasksets = Tasksets(config)
     make_backend(config)
@@ -86,6 +87,8 @@ def check(config: Config) -> str:
         make_optimiser(stage, stage.step_count(len(tasksets[stage.tasks])) * algorithm.update.steps)
         if algorithm.samples:
             make_reward(stage, tasksets[stage.tasks])
+        else:
+            solution_of(tasksets[stage.tasks][0])
     if config.model.path is not None:
         find_model(config.model.path)
     elif config.model.small is not None:
