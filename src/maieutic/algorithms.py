@@ -8,6 +8,8 @@
     grpo        everything    group_normalized          clipped_surrogate (+ β·KL)       sequence_mean     sgd
     dr_grpo     everything    group_centered            clipped_surrogate                constant_length   sgd
     dapo        informative   group_normalized          clipped_surrogate (low, high)    token_mean        sgd
+    gspo        everything    group_normalized          clipped_sequence_ratio           sequence_mean     sgd
+    cispo       everything    group_normalized          clipped_weight                   token_mean        sgd
 
 `maieutic algorithms` prints it from the values themselves. A new algorithm is one function here.
 """
@@ -100,8 +102,32 @@ def dapo(epsilon: float = 0.2, epsilon_high: float = 0.28, epochs: int = 1, mini
     )
 
 
+def gspo(epsilon: float = 3e-4, epsilon_high: float = 4e-4, epochs: int = 1, minibatches: int = 1) -> Algorithm:
+    """GSPO (arXiv 2507.18071): one ratio for a whole completion, clipped tightly. The paper has four minibatches."""
+    return Algorithm(
+        "gspo",
+        select.everything(),
+        credit.group_normalized(),
+        losses.clipped_sequence_ratio(epsilon, epsilon_high),
+        weights.sequence_mean(),
+        update.sgd(epochs, minibatches),
+    )
+
+
+def cispo(cap: float = 5.0, epochs: int = 1, minibatches: int = 1) -> Algorithm:
+    """CISPO (arXiv 2506.13585): the importance weight is capped, and no token's gradient is clipped away."""
+    return Algorithm(
+        "cispo",
+        select.everything(),
+        credit.group_normalized(),
+        losses.clipped_weight(cap),
+        weights.token_mean(),
+        update.sgd(epochs, minibatches),
+    )
+
+
 ALGORITHMS: Mapping[str, Callable[..., Algorithm]] = {
-    f.__name__: f for f in (sft, reinforce, rloo, grpo, dr_grpo, dapo)
+    f.__name__: f for f in (sft, reinforce, rloo, grpo, dr_grpo, dapo, gspo, cispo)
 }
 
 

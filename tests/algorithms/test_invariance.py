@@ -29,6 +29,8 @@ OPTIONS = {
     "grpo": [{}, {"beta": 0.04}, {"beta": 0.5, "kl": k2, "epsilon_high": 0.4}],
     "dr_grpo": [{}],
     "dapo": [{}],
+    "gspo": [{}, {"epsilon": 0.2, "epsilon_high": 0.28}],
+    "cispo": [{}, {"cap": 0.9}],
 }
 CASES = [
     pytest.param(name, options, id=name + "".join(f"-{key}" for key in options))
@@ -277,7 +279,7 @@ def test_at_a_later_step_some_tokens_are_clipped(model, name, options):
         assert metrics["clip_ratio/high"] > 0
         assert metrics["policy/ratio"] != 1.0
     else:
-        assert not {"clip_ratio/low", "policy/ratio"} & metrics.keys()
+        assert "policy/ratio" not in metrics
 
 
 def test_every_row_of_the_table_is_covered():

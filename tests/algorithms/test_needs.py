@@ -52,7 +52,8 @@ def watched():
 PARTS = [
     credit.uniform(), credit.group_centered(), credit.group_normalized(), credit.leave_one_out(),
     credit.discounted(0.9), credit.whitened(), credit.kl_in_reward(0.1), credit.none(),
-    losses.nll(), losses.policy_gradient(), losses.clipped_surrogate(), losses.kl_to_reference(),
+    losses.nll(), losses.policy_gradient(), losses.clipped_surrogate(), losses.clipped_sequence_ratio(),
+    losses.clipped_weight(), losses.kl_to_reference(),
     weights.token_mean(), weights.sequence_mean(), weights.sequence_sum(), weights.constant_length(8),
     select.everything(), select.informative(),
 ]  # fmt: skip
@@ -131,6 +132,8 @@ def test_what_the_rows_need_and_ask_models_for():
         ({"advantages", "old_logprobs"}, set()),  # grpo: one step, so the old policy is the present one
         ({"advantages", "old_logprobs"}, set()),  # dr_grpo
         ({"advantages", "old_logprobs"}, set()),  # dapo
+        ({"advantages", "old_logprobs"}, set()),  # gspo
+        ({"advantages", "old_logprobs"}, set()),  # cispo
         ({"advantages", "old_logprobs", "ref_logprobs"}, {"old_logprobs", "ref_logprobs"}),  # rloo, KL in the reward
         ({"advantages", "old_logprobs", "ref_logprobs"}, {"ref_logprobs"}),  # grpo, KL in the loss
         ({"advantages", "old_logprobs", "ref_logprobs"}, {"ref_logprobs"}),

@@ -443,6 +443,7 @@ def test_a_tool_that_inserts_unknown_tokens_fails_alone(tiny: Load) -> None:
     [
         ((), Sampling(4), 1, ModelError, "empty prompt"),
         ((5, 6), Sampling(127), 1, PromptTooLong, "Lower max_tokens to 126"),  # the model has 128 positions
+        ((5, 6), Sampling(128), 1, ConfigError, "128 positions .* no prompt fits"),
         ((5, 32), Sampling(4), 1, ModelError, "expected 0 to"),
         ((5,), Sampling(0), 1, ConfigError, "max_tokens=0"),
         ((5,), Sampling(4), 0, ConfigError, "n=0"),

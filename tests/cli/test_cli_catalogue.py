@@ -26,10 +26,16 @@ def test_a_taskset_shows_options_and_examples(command):
     said = command("tasks", "arithmetic", "--set", "difficulty=1", "--set", "split=test", "--json", "-")
     told = said.json
     assert told["options"]["difficulty"] == {"default": 2, "needed": False, "type": "int"}
-    assert "verifier" not in told["options"], "it cannot be given on a command line"
+    assert "verifier" not in told["options"], "an object; the names it goes by are told apart"
+    assert told["by_name"]["verifier"] == {"names": ["strict", "flexible", "latex", "number"], "default": None}
     assert [each["id"] for each in told["examples"]] == [f"arithmetic/1/test/0/{i}" for i in range(3)]
     shown = command("tasks", "arithmetic", "--set", "difficulty=1", "--set", "split=test").out
     assert told["examples"][2]["prompt"][0]["content"] in shown
+
+
+def test_a_taskset_of_written_answers_says_which_verifier_it_has(command):
+    assert command("tasks", "file", "--json", "-").json["by_name"]["verifier"]["default"] == "strict"
+    assert "verifier, by name: strict, flexible, latex, number (default: strict)" in command("tasks", "file").out
 
 
 def test_a_taskset_that_needs_an_option_shows_which(command):
@@ -60,7 +66,7 @@ def test_an_algorithm_shows_its_hyper_parameters(command):
     assert told["hyper_parameters"]["epsilon"]["default"] == 0.2
     assert told["hyper_parameters"]["max_completion_length"]["needed"]
     assert "2503.20783" in command("algorithms", "dr_grpo").out
-    said = command("algorithms", "gpro")
+    said = command("algorithms", "grop")
     assert said.code == 2
     assert "did you mean 'grpo'?" in said.err
 

@@ -90,7 +90,7 @@ def test_mistakes_in_a_config_are_answered_with_the_nearest_name(command, config
     for words, wrong in (
         ([config.parent / "tyny.toml"], f"Did you mean {config}?"),
         ([config, "--set", "stages.0.stps=3"], "unknown key 'stages.0.stps'; did you mean 'steps'?"),
-        ([config, "--set", "stages.0.algorithm=gpro"], "did you mean 'grpo'?"),
+        ([config, "--set", "stages.0.algorithm=grop"], "did you mean 'grpo'?"),
         ([config, "--set", "tasks.test.taskset=arithmetc"], "did you mean 'arithmetic'?"),
         ([empty], "is empty; expected at least [model]"),
         ([broken], "is not TOML"),

@@ -78,6 +78,8 @@ def test_what_is_wrong_with_the_last_stage_is_found_before_the_first_begins(comm
         "model.small.width=17": "expected a multiple of 4",
         "stages.1.optimiser={schedule='linear',warmup_steps=2}": "expected total_steps, larger than warmup_steps",
         "device=gpu": "got device 'gpu'",
+        "stages.1.max_completion_length=5000": "stages.1.max_completion_length: got 5000; the model has",
+        "evaluation.max_completion_length=5000": "evaluation.max_completion_length: got 5000; the model has",
     }.items():
         said = command("train", config, "--run", tmp_path / "run", "--set", setting)
         assert said.code == 2

@@ -173,3 +173,46 @@ def test_an_estimator_that_is_none_is_refused_at_once():
 def test_impossible_clips_are_refused():
     with pytest.raises(ValueError, match=r"epsilon=1\.5"):
         losses.clipped_surrogate(1.5)
+
+
+def test_the_sequence_ratio_is_the_geometric_mean():
+    # token ratios (2, ½): s = √(2·½) = 1, so the loss is −A; (1.1, 1.1, 1.1): s = 1.1. Bounds wide enough not to clip.
+    loss = losses.clipped_sequence_ratio(0.5, 0.5)
+    batch = batch_of(2, advantages=[3.0, 3.0], old_logprobs=[-1.0, -1.0])
+    assert value_and_gradient(loss, [-1 + math.log(2), -1 - math.log(2)], batch)[0] == pytest.approx([-3.0, -3.0])
+    batch = batch_of(3, advantages=[1.0] * 3, old_logprobs=[-2.0] * 3)
+    assert value_and_gradient(loss, [-2 + math.log(1.1)] * 3, batch)[0] == pytest.approx([-1.1] * 3)
+
+
+def test_the_gradient_of_the_sequence_ratio_at_one_is_the_mean_score():
+    # two tokens, s = 1: d(s A)/d(log π_t) = s A / 2 = 1; the loss stands on both tokens, so their sum has 2 · 1 each,
+    # and sequence_mean (½ a token) makes it A · mean_t ∇ log π
+    batch = batch_of(2, advantages=[2.0, 2.0], old_logprobs=[-1.0, -3.0])
+    assert value_and_gradient(losses.clipped_sequence_ratio(), [-1.0, -3.0], batch)[1] == pytest.approx([-2.0, -2.0])
+
+
+def test_the_sequence_clip_silences_a_whole_row_and_padding_does_not_count():
+    # A > 0 and s = 1.1 > 1 + 4e-4: clipped, gradient 0. The third token is not chosen and would make s another number.
+    batch = batch_of(3, advantages=[1.0, 1.0, 0.0], old_logprobs=[-1.0, -1.0, -9.0])
+    batch = batch.with_(mask=torch.tensor([[False, True, True, False]]))
+    now = [-1 + math.log(1.1)] * 2 + [0.0]
+    value, gradient = value_and_gradient(losses.clipped_sequence_ratio(), now, batch)
+    assert value[:2] == pytest.approx([-1.0004, -1.0004])
+    assert gradient == [0, 0, 0]
+
+
+def test_the_clipped_weight_keeps_teaching_where_the_surrogate_falls_silent():
+    # ρ = 8 beyond cap 5, A = 2: gradient −5 · 2; inside, ρ = 1.5: −1.5 · 2. PPO's at ρ = 8 is 0.
+    batch = batch_of(2, advantages=[2.0, 2.0], old_logprobs=[-3.0, -3.0])
+    now = [-3 + math.log(8), -3 + math.log(1.5)]
+    value, gradient = value_and_gradient(losses.clipped_weight(5.0), now, batch)
+    assert gradient == pytest.approx([-10.0, -3.0])
+    assert value == pytest.approx([-10.0 * now[0], -3.0 * now[1]])
+    assert value_and_gradient(losses.clipped_surrogate(), now, batch)[1][0] == 0
+
+
+def test_a_cap_of_zero_is_refused():
+    with pytest.raises(ValueError, match="cap=0"):
+        losses.clipped_weight(0.0)
+    with pytest.raises(ValueError, match=r"epsilon=1\.0"):
+        losses.clipped_sequence_ratio(1.0)

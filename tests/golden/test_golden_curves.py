@@ -37,6 +37,7 @@ VARIANTS = {
     "grpo_kl_k3": ("grpo", {"beta": 0.04}),
     "grpo_kl_k2_epochs_minibatches": ("grpo", {"beta": 0.04, "kl": "k2", "epochs": 2, "minibatches": 2}),
     "reinforce_discounted": ("reinforce", {"gamma": 0.8}),
+    "gspo": ("gspo", {"epochs": 2}),  # with one optimiser step its ratio is 1, and it is grpo
 }
 CASES = {**{name: (name, {}) for name in ALGORITHMS}, **VARIANTS}
 

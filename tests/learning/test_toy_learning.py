@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from maieutic.algorithms import ALGORITHMS, dapo, dr_grpo, grpo, reinforce, rloo, sft
+from maieutic.algorithms import ALGORITHMS, cispo, dapo, dr_grpo, grpo, gspo, reinforce, rloo, sft
 from maieutic.backends.toy import ToyChat, ToyScorer, ToySums, toy_policy
 from maieutic.core.kl import k2
 from maieutic.rollout import Roller
@@ -22,6 +22,8 @@ ROWS = {
     "grpo with reverse KL, 2 epochs": (grpo(beta=0.02, kl=k2, epochs=2, minibatches=2), 0.9),
     "dr_grpo": (dr_grpo(max_completion_length=3), 0.9),
     "dapo": (dapo(), 0.9),
+    "gspo": (gspo(minibatches=4), 0.9),
+    "cispo": (cispo(epochs=2), 0.9),
 }
 
 

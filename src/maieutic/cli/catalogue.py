@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from maieutic.protocols import Taskset
     from maieutic.types import Task
 
-#: Parameters that are objects of Python and cannot be given on a command line or in a config.
+#: Parameters that are objects in Python; on a command line and in a config they are chosen by name (`_by_name`).
 OBJECTS = frozenset({"verifier", "tool"})
 #: For algorithms that must know it; a stage of a config gives its own.
 MAX_COMPLETION_LENGTH = 256
@@ -71,6 +71,11 @@ def _one_taskset(show: Screen, name: str, given: list[str]) -> None:
     show.out.print()
     parameters = _parameters(factory)
     _print_parameters(show, parameters, "option")
+    by_name = _by_name(name if name in TASKSETS else "file")
+    for option, (names, default) in by_name.items():
+        said = f"{option}, by name: {', '.join(names)} (default: {default or 'the taskset has its own'})"
+        show.out.print(said, markup=False, highlight=False)
+    show.out.print()
     examples = [] if made is None else [made[i] for i in range(min(EXAMPLES, len(made)))]
     if made is None:
         show.out.print(f"no examples: {why}", markup=False, highlight=False, soft_wrap=True)
@@ -80,8 +85,25 @@ def _one_taskset(show: Screen, name: str, given: list[str]) -> None:
         _print_task(show, example)
     size = None if made is None else len(made)
     show.write_json(
-        {"name": name, "options": _plain(parameters), "size": size, "examples": [_task(each) for each in examples]}
+        {
+            "name": name,
+            "options": _plain(parameters),
+            "by_name": {option: {"names": names, "default": default} for option, (names, default) in by_name.items()},
+            "size": size,
+            "examples": [_task(each) for each in examples],
+        }
     )
+
+
+def _by_name(name: str) -> dict[str, tuple[list[str], str | None]]:
+    """Option → (the names it takes, its default; None for the taskset's own), where an object is chosen by a name."""
+    from maieutic.environments.tools import TOOLS
+    from maieutic.run.tasksets import VERIFIERS, WRITTEN_BY_PEOPLE
+    from maieutic.tasks import TASKSETS
+
+    takes = inspect.signature(TASKSETS[name]).parameters
+    known = {"verifier": (list(VERIFIERS), WRITTEN_BY_PEOPLE.get(name)), "tool": (list(TOOLS), None)}
+    return {option: choices for option, choices in known.items() if option in takes}
 
 
 def algorithms(

@@ -95,7 +95,30 @@ def check(config: Config) -> str:
         from maieutic.models.small import SmallModel
 
         SmallModel(**config.model.small.model_dump(exclude={"tokenizer", "min_count", "vocabulary_size"}))
+    _check_lengths(config)
     return plan
+
+
+def _check_lengths(config: Config) -> None:
+    """Raise ConfigError where a completion may be so long that the model has no room for any prompt."""
+    from maieutic.models.find import positions
+    from maieutic.run.build import make_stage_algorithm
+
+    small = config.model.small
+    room = small.context if small is not None else positions(str(config.model.path))
+    asked = {
+        f"stages.{index}": stage.max_completion_length
+        for index, stage in enumerate(config.stages)
+        if make_stage_algorithm(stage).samples
+    }
+    if config.evaluation is not None:
+        asked["evaluation"] = config.evaluation.max_completion_length
+    for place, length in asked.items():
+        if room is not None and length >= room:
+            raise ConfigError(
+                f"{place}.max_completion_length: got {length}; the model has {room} positions for prompt and "
+                f"completion together. Lower it (--set {place}.max_completion_length={room // 2}), or take a model with more"
+            )
 
 
 def _say_plan(show: Screen, config: Config, plan: str, folder: Path) -> None:

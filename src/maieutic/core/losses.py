@@ -81,6 +81,59 @@ def clipped_surrogate(epsilon: float = 0.2, epsilon_high: float | None = None) -
 
 
 @loss
+def clipped_sequence_ratio(epsilon: float = 3e-4, epsilon_high: float = 4e-4) -> Callable[[Outputs, Batch], Terms]:
+    """Lₜ = −min(s Aₜ, clip(s, 1 − ε, 1 + ε_high) Aₜ), with s = exp(meanₜ log(π/π_old)ₜ) over the row's chosen tokens.
+
+    GSPO, arXiv 2507.18071, eq. 5 to 7: one ratio for a whole completion, the geometric mean of its tokens', so that
+    what is clipped is what was rewarded. Every chosen token bears the row's loss; weigh by `sequence_mean`, which makes
+    that once a row. The clip is far tighter than a token's, as s is a mean. Watches `clip_ratio/low`, `clip_ratio/high`
+    and `policy/sequence_ratio`.
+    """
+    if not 0.0 <= epsilon < 1.0 or epsilon_high < 0.0:
+        raise ValueError(
+            f"clipped_sequence_ratio: got epsilon={epsilon}, epsilon_high={epsilon_high}; "
+            "expected 0 ≤ epsilon < 1 and epsilon_high ≥ 0"
+        )
+
+    @needs("advantages", "old_logprobs")
+    def surrogate(outputs: Outputs, batch: Batch) -> Terms:
+        log_ratio = torch.where(batch.mask, outputs.logprobs - batch.old_logprobs, 0.0)
+        mean = log_ratio.sum(1, keepdim=True) / batch.mask.sum(1, keepdim=True).clamp(min=1)
+        ratio = torch.exp(mean.clamp(-LIMIT, LIMIT)).expand_as(log_ratio)
+        # what stands off the mask would reach every token of the row by way of the shared ratio
+        advantages = torch.where(batch.mask, batch.advantages, 0.0)
+        objective = torch.minimum(ratio * advantages, ratio.clamp(1.0 - epsilon, 1.0 + epsilon_high) * advantages)
+        seen = ratio.detach()
+        return -objective, {
+            "clip_ratio/low": ((seen < 1.0 - epsilon) & (advantages < 0)).to(seen.dtype),
+            "clip_ratio/high": ((seen > 1.0 + epsilon_high) & (advantages > 0)).to(seen.dtype),
+            "policy/sequence_ratio": seen,
+        }
+
+    return surrogate
+
+
+@loss
+def clipped_weight(cap: float = 5.0) -> Callable[[Outputs, Batch], Terms]:
+    """Lₜ = −stop_gradient(min(ρₜ, cap)) Aₜ log π(aₜ): the weight is clipped, the gradient never is.
+
+    CISPO, arXiv 2506.13585, §3.1. Where PPO's clip silences a token whose probability moved much, here it still
+    teaches, with weight `cap`. `cap` is absolute (ρ ≤ cap), as in TRL; verl writes it as 1 + ε and clips below too.
+    Watches `clip_ratio/high`.
+    """
+    if cap <= 0.0:
+        raise ValueError(f"clipped_weight: got cap={cap}; expected more than 0")
+
+    @needs("advantages", "old_logprobs")
+    def weighted_score(outputs: Outputs, batch: Batch) -> Terms:
+        ratio = torch.exp((outputs.logprobs.detach() - batch.old_logprobs).clamp(-LIMIT, LIMIT))
+        value = -ratio.clamp(max=cap) * batch.advantages * outputs.logprobs
+        return value, {"clip_ratio/high": (ratio > cap).to(ratio.dtype)}
+
+    return weighted_score
+
+
+@loss
 def kl_to_reference(estimator: Callable[[Tensor, Tensor], Tensor] = k2) -> Callable[[Outputs, Batch], Terms]:
     """Lₜ = estimator(log π, log ref)ₜ: scale it with a coefficient, `clipped_surrogate() + 0.04 * kl_to_reference(k3)`.
 

@@ -41,6 +41,16 @@ def find_model(source: str | Path) -> str:
     return text
 
 
+def positions(source: str | Path) -> int | None:
+    """Tokens that the model in a folder can read, prompt and completion together; None where no folder says so."""
+    folder = Path(source).expanduser()
+    if holds(folder, "adapter_config.json") and not holds(folder, "config.json"):
+        folder = Path(adapter_base(folder))
+    if not holds(folder, "config.json"):
+        return None
+    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
+
+
 def adapter_base(folder: Path) -> str:
     """The base model that a PEFT adapter folder names: its path (perhaps relative to the folder) or Hub id.
 

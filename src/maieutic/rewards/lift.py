@@ -83,7 +83,8 @@ class FailureBudget:
             raise RewardError(
                 f"reward {name!r}: {bad} of the last {recent} calls failed ({bad / recent:.0%}); allowed: "
                 f"{self.max_share:.0%}. Remedy: repair the function (its last failure is below), let it return None "
-                f"for what it cannot score, or allow more with FailureBudget(max_share=...).\n{detail}"
+                "for what it cannot score, or allow more: max_reward_failures in a config, FailureBudget(max_share=...)"
+                f" in Python.\n{detail}"
             )
 
 

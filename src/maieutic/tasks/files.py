@@ -58,7 +58,8 @@ def file(
     """Your own tasks from a .jsonl, .json, .csv or .parquet file with a prompt and an answer in each row.
 
     `gold_after="####"` takes what follows the last such mark as the answer and the whole as the solution. `system` is
-    put before prompts that have no system message. The default verifier reads what follows the only `#`.
+    put before prompts that have no system message. Called from Python, the default verifier reads what follows the only
+    `#`; a config or the command line gives `AnswerVerifier`, which reads `####`, `\\boxed{}` and "answer is".
 
     Raises DataError, naming file and line, for anything in the file that cannot be used; ConfigError for columns that
     are not prompt, answer, solution or id.

@@ -37,7 +37,8 @@ def gsm8k(
 
     `meta["solution"]` is the worked solution. `calculator=True` keeps its annotations, each with the value that the
     calculator writes (so that demonstrations are what a rollout with the tool would be), and gives the tool; otherwise
-    they are left out. The default verifier reads the number after the only `####`.
+    they are left out. Called from Python, the default verifier reads the number after the only
+    `####`; a config or the command line gives `AnswerVerifier`, which reads `\\boxed{}` and "answer is" as well.
 
     Raises UnknownName for another split, DataError for rows without a `####` or with a gold answer that is no number.
     """

@@ -28,8 +28,9 @@ def hub(
 
         hub("openai/gsm8k", split="test", config="main", columns={"prompt": "question"}, gold_after="####")
 
-    `revision` (a commit) makes a run repeatable. `id` may be a local folder. Needs `maieutic[hub]`; raises DataError
-    when that is missing, when there is no such data set, configuration or split, and for rows that cannot be used.
+    `revision` (a commit) makes a run repeatable. `id` may be a local folder. The verifier is that of `file`. Needs
+    `maieutic[hub]`; raises DataError when that is missing, when there is no such data set, configuration or split, and
+    for rows that cannot be used.
     """
     name = f"{id}/{split}"
     tasks = tasks_from_rows(hub_rows(id, split, config, revision), name, columns, gold_after, system)

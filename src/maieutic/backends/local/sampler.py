@@ -62,7 +62,8 @@ class LocalSampler:
         """`n` completions of a prompt; see `maieutic.protocols.Sampler`.
 
         Raises `PromptTooLong` for a prompt that leaves no room for `max_tokens`, `ModelError` for one that is empty or
-        has unknown tokens, `ConfigError` for impossible parameters. An error of `params.interject` is raised here too.
+        has unknown tokens, `ConfigError` for impossible parameters, such as so many `max_tokens` that no prompt
+        would fit. An error of `params.interject` is raised here too.
         """
         prompt = tuple(int(token) for token in prompt_tokens)
         self._check(prompt, params, n)
@@ -85,6 +86,11 @@ class LocalSampler:
             raise ModelError(
                 f"got prompt tokens from {min(prompt)} to {max(prompt)}; expected 0 to {self.rows.vocabulary - 1}: "
                 "the tokenizer is not this model's"
+            )
+        if self.limit is not None and params.max_tokens >= self.limit:  # of every prompt: a setting, not a prompt
+            raise ConfigError(
+                f"got max_tokens={params.max_tokens} (max_completion_length); the model has {self.limit} positions for "
+                "prompt and completion together, so no prompt fits. Lower it, or use a model with a longer context"
             )
         if self.limit is not None and len(prompt) + params.max_tokens > self.limit:
             raise PromptTooLong(
