@@ -10,7 +10,7 @@ import pytest
 from maieutic.backends.toy import STOP, ScriptedSampler, ToyChat, ToyModel, ToySampler
 from maieutic.core import select
 from maieutic.core.measures import group_measures
-from maieutic.errors import ConfigError, ModelError, PromptTooLong, RewardError
+from maieutic.errors import ModelError, PromptTooLong, RewardError
 from maieutic.loops import run_async
 from maieutic.protocols import Completion
 from maieutic.rollout import Roller, spans_of
@@ -145,9 +145,9 @@ def test_a_prompt_that_does_not_fit_is_data_and_not_an_exception():
     assert select.everything()([group]) == []
 
 
-def test_a_completion_length_that_fits_no_prompt_is_an_error_and_not_a_failure_of_each_prompt():
-    with pytest.raises(ConfigError, match="12 positions"):
-        group_of(certain("1"), max_completion_length=13)
+def test_a_completion_that_does_not_fit_the_toy_is_such_a_failure():
+    group = group_of(certain("1"), max_completion_length=13)
+    assert "12 positions" in group.rollouts[0].note
 
 
 def test_other_errors_of_a_sampler_are_not_swallowed():

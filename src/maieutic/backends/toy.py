@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from maieutic.errors import ConfigError, NumericalError
+from maieutic.errors import NumericalError, PromptTooLong
 from maieutic.protocols import Completion, LossTerms, Policy, Sampling
 from maieutic.types import Batch, Finish, Message, Outputs, Task, Verdict
 
@@ -106,7 +106,7 @@ class ToySampler:
     async def sample(self, prompt_tokens: Sequence[int], params: Sampling, n: int) -> list[Completion]:
         """`n` completions."""
         if params.max_tokens > self.model.length:
-            raise ConfigError(
+            raise PromptTooLong(
                 f"the toy model has {self.model.length} positions: got max_tokens={params.max_tokens}; build it longer"
             )
         return [self._one(tuple(prompt_tokens), params, sibling) for sibling in range(n)]

@@ -12,12 +12,18 @@ from maieutic.cli.screen import Json, Quiet, screen
 
 def show(
     context: typer.Context,
-    run: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)],
-    stage: Annotated[str | None, typer.Option(help="This stage only.")] = None,
-    metric: Annotated[list[str] | None, typer.Option(help="A curve to draw; may be given again.")] = None,
-    best: Annotated[int, typer.Option(min=0, help="How many of the rollouts with the highest reward.")] = 2,
-    worst: Annotated[int, typer.Option(min=0, help="How many of the rollouts with the lowest reward.")] = 1,
-    step: Annotated[int | None, typer.Option(min=0, help="Rollouts of this step only.")] = None,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.", show_default=False)],
+    stage: Annotated[str | None, typer.Option(metavar="NAME", help="This stage only.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A curve to draw; may be given again.")
+    ] = None,
+    best: Annotated[
+        int, typer.Option(min=0, metavar="N", help="How many of the rollouts with the highest reward.")
+    ] = 2,
+    worst: Annotated[
+        int, typer.Option(min=0, metavar="N", help="How many of the rollouts with the lowest reward.")
+    ] = 1,
+    step: Annotated[int | None, typer.Option(min=0, metavar="N", help="Rollouts of this step only.")] = None,
     report: Annotated[bool, typer.Option(help="Also write report.html into the run's folder.")] = True,
     json: Json = None,
     quiet: Quiet = False,

@@ -117,7 +117,8 @@ def _check_lengths(config: Config) -> None:
         if room is not None and length >= room:
             raise ConfigError(
                 f"{place}.max_completion_length: got {length}; the model has {room} positions for prompt and "
-                f"completion together. Lower it (--set {place}.max_completion_length={room // 2}), or take a model with more"
+                f"completion together. Lower it (--set {place}.max_completion_length={room // 2}), or take a model "
+                "with more"
             )
 
 

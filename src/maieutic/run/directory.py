@@ -136,11 +136,7 @@ class RunDirectory:
         folder = self.path.parent
         names = sorted(p.parent.name for p in folder.glob("*/config.toml")) if folder.is_dir() else []
         near = difflib.get_close_matches(self.path.name, names, n=1, cutoff=0.5)
-        hint = (
-            f"did you mean {str(folder / near[0])!r}?"
-            if near
-            else f"runs in {folder}: {', '.join(names[:10]) or 'none'}."
-        )
+        hint = f"did you mean {near[0]!r}?" if near else f"runs in {folder}: {', '.join(names[:10]) or 'none'}."
         raise RunError(
             f"no run at {self.path}: expected a folder with a config.toml; {hint} `maieutic train CONFIG` begins one."
         )
