@@ -350,9 +350,9 @@ def test_a_million_characters_take_less_than_fifty_milliseconds(family: str) -> 
 
 
 def _seconds(verify: AnswerVerifier, question: Task, text: str) -> float:
-    start = time.perf_counter()
+    start = time.thread_time()
     verify(question, text)
-    return time.perf_counter() - start
+    return time.thread_time() - start
 
 
 _PIECES = st.sampled_from(

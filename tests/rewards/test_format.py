@@ -99,7 +99,7 @@ def test_values_that_are_not_finite_are_refused() -> None:
 @pytest.mark.parametrize("piece", ["<think>", "</think>", "<", "<think></think>", "<answer>", "x"])
 def test_long_completions_are_scanned_in_linear_time(piece: str) -> None:
     text = "<think>" + piece * (10**6 // len(piece))
-    start = time.perf_counter()
+    start = time.thread_time()
     assert not has_think_format(text)
     assert not has_blocks(text, ("think", "answer"))
-    assert time.perf_counter() - start < 0.2
+    assert time.thread_time() - start < 0.2

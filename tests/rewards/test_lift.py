@@ -254,7 +254,7 @@ def test_a_warm_call_costs_less_than_a_millisecond() -> None:
     texts = [str(n) for n in range(100)]
     judge(length, "")
     taken = []
-    for _ in range(3):
+    for _ in range(10):  # the best of them: other work on the machine is not the reward's
         start = time.perf_counter()
         judge(length, *texts)
         taken.append(time.perf_counter() - start)

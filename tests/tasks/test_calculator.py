@@ -110,11 +110,11 @@ def test_agrees_with_fractions(a: int, operator: str, b: int) -> None:
 @pytest.mark.parametrize("character", ["1", " ", "(", "+", "=", "<", "9,", "1+"])
 def test_a_million_characters_in_a_moment(character: str) -> None:
     text = character * (10**6 // len(character)) + "="
-    start = time.perf_counter()
+    start = time.thread_time()
     for tool in (PLAIN, GSM8K):
         assert tool(text) is None
     assert evaluate(text) is number(text) is None
-    assert time.perf_counter() - start < 0.05
+    assert time.thread_time() - start < 0.05
 
 
 def test_numbers_are_read_and_shown() -> None:

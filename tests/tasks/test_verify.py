@@ -68,9 +68,9 @@ def test_never_raises(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["#" * 10**6, "# 1 " * 250_000, "1" * 10**6, "# " + "1" * 10**6, "# " + " " * 10**6])
 def test_a_million_characters_in_a_moment(text: str) -> None:
-    start = time.perf_counter()
+    start = time.thread_time()
     assert not number_after_marker(task("3"), text).correct
-    assert time.perf_counter() - start < 0.5
+    assert time.thread_time() - start < 0.5
 
 
 def test_a_tolerance_and_a_longer_marker() -> None:

@@ -20,6 +20,9 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (by default with the process's arguments) and return the exit code."""
+    # PyTorch's threads wait for each other by spinning, and two runs on the same cores spin each other to a crawl. With
+    # a short spin a run alone is as fast, and two share the cores fairly. Read by libgomp when torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given  # understood anywhere, before or after the verb
 

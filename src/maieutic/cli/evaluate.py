@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from maieutic.protocols import Taskset
 
 
+#: Share of samples without a readable answer from which on it is said.
+UNPARSED = 0.5
+
+
 def evaluate(
     context: typer.Context,
     model: ModelName,
@@ -129,6 +133,11 @@ def _say(show: Screen, made: Evaluation, old: Evaluation | None, names: dict[str
 
     metrics = made.metrics()
     show.out.print(evaluation_table(made, metrics))
+    if metrics["unparsed"].value > UNPARSED:
+        show.note(
+            f"no answer was found in {metrics['unparsed'].percent()} of the samples: does the model write answers as "
+            "the verifier reads them? `maieutic sample` shows what it writes; --set verifier=flexible reads the last number"
+        )
     data: dict[str, Any] = {**names, "problems": len(made.problems), "settings": dict(made.settings)}
     data["metrics"] = json_of(metrics)
     if old is not None:
