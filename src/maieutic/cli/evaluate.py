@@ -136,7 +136,8 @@ def _say(show: Screen, made: Evaluation, old: Evaluation | None, names: dict[str
     if metrics["unparsed"].value > UNPARSED:
         show.note(
             f"no answer was found in {metrics['unparsed'].percent()} of the samples: does the model write answers as "
-            "the verifier reads them? `maieutic sample` shows what it writes; --set verifier=flexible reads the last number"
+            "the verifier reads them? `maieutic sample` shows what it writes; --set verifier=flexible reads the last "
+            "number"
         )
     data: dict[str, Any] = {**names, "problems": len(made.problems), "settings": dict(made.settings)}
     data["metrics"] = json_of(metrics)
