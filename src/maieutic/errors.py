@@ -43,7 +43,8 @@ class UnknownName(ConfigError):
 
     def __init__(self, kind: str, got: str, known: Iterable[str]) -> None:
         names = sorted(known)
-        near = difflib.get_close_matches(got, names, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(got, names, n=3, cutoff=0.5)
+        near.sort(key=lambda name: sorted(name) != sorted(got))  # letters out of order are the likeliest slip
         hint = f"; did you mean {near[0]!r}?" if near else "."
         super().__init__(f"unknown {kind} {got!r}{hint} Known: {', '.join(names)}.")
 
