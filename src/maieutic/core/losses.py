@@ -45,6 +45,23 @@ def policy_gradient() -> Callable[[Outputs, Batch], Tensor]:
     return score_function
 
 
+def _check_clip(name: str, low: float, high: float) -> None:
+    if not 0.0 <= low < 1.0 or high < 0.0:
+        raise ValueError(
+            f"{name}: got epsilon={low}, epsilon_high={high}; expected 0 ≤ epsilon < 1 and epsilon_high ≥ 0"
+        )
+
+
+def _clipped(ratio: Tensor, advantages: Tensor, low: float, high: float) -> Terms:
+    """−min(ρ A, clip(ρ, 1 − low, 1 + high) A), and where the clip removed the gradient, all `[B, T]`."""
+    objective = torch.minimum(ratio * advantages, ratio.clamp(1.0 - low, 1.0 + high) * advantages)
+    seen = ratio.detach()
+    return -objective, {
+        "clip_ratio/low": ((seen < 1.0 - low) & (advantages < 0)).to(seen.dtype),
+        "clip_ratio/high": ((seen > 1.0 + high) & (advantages > 0)).to(seen.dtype),
+    }
+
+
 @loss
 def clipped_surrogate(epsilon: float = 0.2, epsilon_high: float | None = None) -> Callable[[Outputs, Batch], Terms]:
     """Lₜ = −min(ρₜ Aₜ, clip(ρₜ, 1 − ε, 1 + ε_high) Aₜ), with ρₜ = π(aₜ) / π_old(aₜ).
@@ -57,25 +74,15 @@ def clipped_surrogate(epsilon: float = 0.2, epsilon_high: float | None = None) -
     and `policy/kl_to_old` (k3).
     """
     high = epsilon if epsilon_high is None else epsilon_high
-    if not 0.0 <= epsilon < 1.0 or high < 0.0:
-        raise ValueError(
-            f"clipped_surrogate: got epsilon={epsilon}, epsilon_high={epsilon_high}; "
-            "expected 0 ≤ epsilon < 1 and epsilon_high ≥ 0"
-        )
+    _check_clip("clipped_surrogate", epsilon, high)
 
     @needs("advantages", "old_logprobs")
     def surrogate(outputs: Outputs, batch: Batch) -> Terms:
         log_ratio = (outputs.logprobs - batch.old_logprobs).clamp(-LIMIT, LIMIT)
         ratio = torch.exp(log_ratio)
-        advantages = batch.advantages
-        objective = torch.minimum(ratio * advantages, ratio.clamp(1.0 - epsilon, 1.0 + high) * advantages)
-        seen = ratio.detach()
-        return -objective, {
-            "clip_ratio/low": ((seen < 1.0 - epsilon) & (advantages < 0)).to(seen.dtype),
-            "clip_ratio/high": ((seen > 1.0 + high) & (advantages > 0)).to(seen.dtype),
-            "policy/ratio": seen,
-            "policy/kl_to_old": k3(outputs.logprobs.detach(), batch.old_logprobs),
-        }
+        value, clipped = _clipped(ratio, batch.advantages, epsilon, high)
+        kl_to_old = k3(outputs.logprobs.detach(), batch.old_logprobs)
+        return value, {**clipped, "policy/ratio": ratio.detach(), "policy/kl_to_old": kl_to_old}
 
     return surrogate
 
@@ -84,16 +91,12 @@ def clipped_surrogate(epsilon: float = 0.2, epsilon_high: float | None = None) -
 def clipped_sequence_ratio(epsilon: float = 3e-4, epsilon_high: float = 4e-4) -> Callable[[Outputs, Batch], Terms]:
     """Lₜ = −min(s Aₜ, clip(s, 1 − ε, 1 + ε_high) Aₜ), with s = exp(meanₜ log(π/π_old)ₜ) over the row's chosen tokens.
 
-    GSPO, arXiv 2507.18071, eq. 5 to 7: one ratio for a whole completion, the geometric mean of its tokens', so that
+    GSPO, arXiv 2507.18071: one ratio for a whole completion, the geometric mean of its tokens', so that
     what is clipped is what was rewarded. Every chosen token bears the row's loss; weigh by `sequence_mean`, which makes
     that once a row. The clip is far tighter than a token's, as s is a mean. Watches `clip_ratio/low`, `clip_ratio/high`
     and `policy/sequence_ratio`.
     """
-    if not 0.0 <= epsilon < 1.0 or epsilon_high < 0.0:
-        raise ValueError(
-            f"clipped_sequence_ratio: got epsilon={epsilon}, epsilon_high={epsilon_high}; "
-            "expected 0 ≤ epsilon < 1 and epsilon_high ≥ 0"
-        )
+    _check_clip("clipped_sequence_ratio", epsilon, epsilon_high)
 
     @needs("advantages", "old_logprobs")
     def surrogate(outputs: Outputs, batch: Batch) -> Terms:
@@ -102,13 +105,8 @@ def clipped_sequence_ratio(epsilon: float = 3e-4, epsilon_high: float = 4e-4) ->
         ratio = torch.exp(mean.clamp(-LIMIT, LIMIT)).expand_as(log_ratio)
         # what stands off the mask would reach every token of the row by way of the shared ratio
         advantages = torch.where(batch.mask, batch.advantages, 0.0)
-        objective = torch.minimum(ratio * advantages, ratio.clamp(1.0 - epsilon, 1.0 + epsilon_high) * advantages)
-        seen = ratio.detach()
-        return -objective, {
-            "clip_ratio/low": ((seen < 1.0 - epsilon) & (advantages < 0)).to(seen.dtype),
-            "clip_ratio/high": ((seen > 1.0 + epsilon_high) & (advantages > 0)).to(seen.dtype),
-            "policy/sequence_ratio": seen,
-        }
+        value, clipped = _clipped(ratio, advantages, epsilon, epsilon_high)
+        return value, {**clipped, "policy/sequence_ratio": ratio.detach()}
 
     return surrogate
 
@@ -117,7 +115,7 @@ def clipped_sequence_ratio(epsilon: float = 3e-4, epsilon_high: float = 4e-4) ->
 def clipped_weight(cap: float = 5.0) -> Callable[[Outputs, Batch], Terms]:
     """Lₜ = −stop_gradient(min(ρₜ, cap)) Aₜ log π(aₜ): the weight is clipped, the gradient never is.
 
-    CISPO, arXiv 2506.13585, §3.1. Where PPO's clip silences a token whose probability moved much, here it still
+    CISPO, arXiv 2506.13585. Where PPO's clip silences a token whose probability moved much, here it still
     teaches, with weight `cap`. `cap` is absolute (ρ ≤ cap), as in TRL; verl writes it as 1 + ε and clips below too.
     Watches `clip_ratio/high`.
     """
