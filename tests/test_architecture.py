@@ -20,7 +20,7 @@ LEVELS = [
     {"core", "tasks", "rewards", "environments"},
     {"models"},
     {"algorithms", "backends"},
-    {"rollout", "pack", "evaluate"},
+    {"rollout", "pack", "annotate", "evaluate"},
     {"train", "sources"},
     {"config"},
     {"run"},

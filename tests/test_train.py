@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from maieutic.algorithms import dapo, dr_grpo, grpo, reinforce, rloo, sft
+from maieutic.annotate import annotate, fillers
 from maieutic.backends.toy import ToyChat, ToyScorer, ToySums, toy_policy
 from maieutic.core.kl import k2
 from maieutic.errors import ConfigError
 from maieutic.pack import pack
 from maieutic.rollout import Roller
 from maieutic.sources import Recorded, Sampled
-from maieutic.train import annotate, train
+from maieutic.train import train
 from maieutic.types import Score
 
 TASKS = ToySums(limit=3)
@@ -50,6 +51,7 @@ class Noting:
 
     source: Sampled
     events: list = field(default_factory=list)
+    samples = True
 
     def next(self):
         groups = self.source.next()
@@ -205,9 +207,9 @@ def test_the_reference_stays_where_the_run_began():
 def test_annotate_fills_what_is_asked_and_nothing_else():
     policy = policy_of()
     batch = pack(grpo().select(source_of(policy).next()))
-    reference = ToyScorer(policy.learner.model)
-    assert annotate(batch, frozenset(), policy, reference).columns == {}
-    both = annotate(batch, frozenset({"old_logprobs", "ref_logprobs"}), policy, reference)
+    fill = fillers(policy, ToyScorer(policy.learner.model), None)
+    assert annotate(batch, frozenset(), fill).columns == {}
+    both = annotate(batch, frozenset({"old_logprobs", "ref_logprobs"}), fill)
     assert both.columns.keys() == {"old_logprobs", "ref_logprobs"}
     # sampled by this very policy a moment ago, so learner, reference and sampler say the same
     torch.testing.assert_close(both.old_logprobs, batch.sampler_logprobs, atol=1e-6, rtol=0)

@@ -6,12 +6,13 @@ longest row's tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from maieutic.types import Batch, Example, Finish
+from maieutic.types import CHOSEN, REJECTED, Batch, Example, Finish
 
 
 def _padded(rows: Sequence[Sequence[float]], width: int, dtype: torch.dtype) -> Tensor:
@@ -31,6 +32,32 @@ def _token_rewards(example: Example, width: int) -> list[float]:
     return rewards
 
 
+def _pairs(examples: Sequence[Example]) -> Tensor | None:
+    """`[P, 2]`: the rows (chosen, rejected) of each unit that is a pair; None where no row has a side.
+
+    Raises ValueError for a unit with one side only, or with a side twice.
+    """
+    sides: dict[int, dict[str, int]] = {}
+    for row, example in enumerate(examples):
+        if example.role in (CHOSEN, REJECTED):
+            pair = sides.setdefault(example.unit, {})
+            if example.role in pair:
+                raise ValueError(f"pack: unit {example.unit} has two {example.role} rows; expected one of each side")
+            pair[example.role] = row
+    for unit, pair in sides.items():
+        if len(pair) != 2:
+            raise ValueError(f"pack: unit {unit} has no row but the {next(iter(pair))} one; expected a pair")
+    return torch.tensor([[pair[CHOSEN], pair[REJECTED]] for pair in sides.values()]) if sides else None
+
+
+def _reward_parts(examples: Sequence[Example]) -> Tensor | None:
+    """`[B, R]`: the named parts of each reward, in alphabetical order, NaN where a row lacks one; None without any."""
+    names = sorted({name for example in examples for name in example.parts})
+    if not names:
+        return None
+    return torch.tensor([[example.parts.get(name, math.nan) for name in names] for example in examples])
+
+
 def pack(examples: Sequence[Example]) -> Batch:
     """One batch of all the rows, in order: row `i` is `examples[i]`.
 
@@ -46,6 +73,7 @@ def pack(examples: Sequence[Example]) -> Batch:
             "computes log-probs at the temperature of the batch"
         )
     rollouts = [e.rollout for e in examples]
+    columns = {"pairs": _pairs(examples), "reward_parts": _reward_parts(examples)}
     width = max(len(r.tokens) for r in rollouts)
     return Batch(
         tokens=_padded([r.tokens for r in rollouts], width, torch.long),
@@ -58,4 +86,5 @@ def pack(examples: Sequence[Example]) -> Batch:
         groups=torch.tensor([e.group for e in examples]),
         units=torch.tensor([e.unit for e in examples]),
         temperature=temperatures.pop(),
+        columns={name: column for name, column in columns.items() if column is not None},
     )

@@ -105,6 +105,15 @@ class Scorer(Protocol):
     def logprobs(self, batch: Batch) -> Tensor: ...
 
 
+class Teacher(Scorer, Protocol):
+    """A frozen model to imitate: beside the log-probs of the chosen tokens, its likeliest candidates for each."""
+
+    def top(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Ids and log-probs (nats, of the whole distribution, not renormalised) `[B, T, K]`, falling; 0 off the mask.
+        How many it keeps is the teacher's to say; all of them make every divergence exact."""
+        ...
+
+
 #: `loss(outputs, batch)` → (per-token loss `[B, T]`, per-token quantities to watch); see `maieutic.core.parts.Loss`.
 LossTerms = Callable[[Outputs, Batch], tuple["Tensor", Mapping[str, "Tensor"]]]
 
@@ -114,6 +123,15 @@ class Learner(Protocol):
 
     version: int
     """Optimiser steps taken so far."""
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What it can do beyond log-probs and steps; see `maieutic.core.parts.CAPABILITIES`."""
+        ...
+
+    def values(self, batch: Batch) -> Tensor:
+        """`[B, T]` the critic's values of the states in which the chosen tokens were chosen, without gradient."""
+        ...
 
     def logprobs(self, batch: Batch) -> Tensor:
         """`[B, T]` nats at the batch's temperature under the present weights, without gradient."""
@@ -131,8 +149,11 @@ class Learner(Protocol):
         """The trainable weights by name (views, not copies)."""
         ...
 
-    def reset(self, folder: Path) -> None:
-        """Put the weights of a saved model back, and forget the optimiser's state."""
+    def reset(self, folder: Path | None = None, *, total_steps: int | None = None) -> None:
+        """Put the weights of a saved model back (None: those it restarts from), and forget the optimiser's state.
+
+        `total_steps`: the learning-rate schedule begins anew and ends after so many optimiser steps.
+        """
         ...
 
     def save(self, folder: Path) -> None:
@@ -146,6 +167,11 @@ class Learner(Protocol):
 
 class Source(Protocol):
     """Where groups come from. `state` is JSON; `restore(state())` continues as if nothing had happened."""
+
+    @property
+    def samples(self) -> bool:
+        """Whether its rollouts are the policy's own, with its log-probs (else they were recorded)."""
+        ...
 
     def next(self) -> list[Group]: ...
 

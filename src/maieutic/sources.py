@@ -67,6 +67,8 @@ class Sampled:
     leaves them out.
     """
 
+    samples = True
+
     def __init__(
         self,
         tasks: Taskset | Sequence[Task],
@@ -137,6 +139,8 @@ class Recorded:
     One of more than `limit` tokens (the model's context) has no reward and finishes with ERROR: it is counted, and not
     learned from.
     """
+
+    samples = False
 
     def __init__(
         self,

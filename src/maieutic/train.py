@@ -5,23 +5,14 @@ groups ─ select ─► examples ─ pack ─► batch ─ annotate ─► batc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from maieutic.annotate import Filler, annotate, check, fillers
 from maieutic.core.measures import group_measures
 from maieutic.core.parts import Algorithm
-from maieutic.errors import ConfigError
 from maieutic.pack import pack
-from maieutic.protocols import Policy, Scorer, Source
-from maieutic.types import PROVIDERS, Batch, Step
-
-
-def annotate(batch: Batch, columns: frozenset[str], policy: Policy, reference: Scorer | None) -> Batch:
-    """The batch with the columns that models fill: the old policy's log-probs and the reference's, where asked for."""
-    if "old_logprobs" in columns:
-        batch = batch.with_(old_logprobs=policy.learner.logprobs(batch))
-    if reference is not None and "ref_logprobs" in columns:
-        batch = batch.with_(ref_logprobs=reference.logprobs(batch))
-    return batch
+from maieutic.protocols import Policy, Scorer, Source, Teacher
+from maieutic.types import Step
 
 
 def train(
@@ -31,20 +22,20 @@ def train(
     *,
     steps: int,
     reference: Scorer | None = None,
+    teacher: Teacher | None = None,
     start: int = 0,
 ) -> Iterator[Step]:
     """Yield steps `start … steps − 1`, each after its update; the caller does what it likes between them.
 
-    Raises ConfigError at once when the algorithm reads a column that nothing here can fill.
+    Raises ConfigError at once when the source or the models cannot serve the algorithm.
     """
-    filled = {"old_logprobs"} | ({"ref_logprobs"} if reference is not None else set())
-    for column in sorted(algorithm.asks - filled):
-        raise ConfigError(f"{algorithm.name} reads {column!r}, and nothing fills it: it needs {PROVIDERS[column]}.")
-    return _loop(source, policy, algorithm, range(start, steps), reference)
+    fill = fillers(policy, reference, teacher)
+    check(source, policy, algorithm, fill)
+    return _loop(source, policy, algorithm, range(start, steps), fill)
 
 
 def _loop(
-    source: Source, policy: Policy, algorithm: Algorithm, indices: range, reference: Scorer | None
+    source: Source, policy: Policy, algorithm: Algorithm, indices: range, fill: Mapping[str, Filler]
 ) -> Iterator[Step]:
     for index in indices:
         groups = tuple(source.next())
@@ -53,7 +44,7 @@ def _loop(
         if not examples:
             yield Step(index, groups, (), None, {**measures, "train/skipped": 1.0})
             continue
-        batch = annotate(pack(examples), algorithm.asks, policy, reference)
+        batch = annotate(pack(examples), algorithm.asks, fill)
         batch = algorithm.credit(batch)
         metrics = algorithm.update(policy.learner, batch, algorithm)
         policy.publish()

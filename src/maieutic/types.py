@@ -181,19 +181,36 @@ class Example:
     unit: int
     role: str = "sample"
     step_rewards: tuple[tuple[int, float], ...] = ()
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+#: The roles of the two rows of a pair.
+CHOSEN, REJECTED = "chosen", "rejected"
 
 
 #: Who fills a column that is not there from the start, and what to do when it is missing.
 PROVIDERS: Mapping[str, str] = {
     "old_logprobs": "the learner before the update; run the batch through `annotate`",
     "ref_logprobs": "a reference model; give `train(..., reference=...)` or `reference` in the config",
-    "old_values": "a value head; load the policy with one",
+    "old_values": "a critic; give the policy one, e.g. `critic=ValueHead()` or `[stages.critic]` in the config",
+    "final_values": "a critic; give the policy one, e.g. `critic=ValueHead()` or `[stages.critic]` in the config",
     "advantages": "a credit; give the algorithm one, e.g. `credit=group_centered()`",
     "returns": "a credit that computes returns, e.g. `gae()`",
     "weights": "`weigh`, once for each optimiser step",
     "pairs": "a select that forms pairs, e.g. `best_vs_worst()`",
-    "teacher_ids": "a teacher; give `annotate(..., teacher=...)`",
-    "teacher_logprobs": "a teacher; give `annotate(..., teacher=...)`",
+    "reward_parts": "a reward with named parts, e.g. `weighted({...})`",
+    "teacher_logprobs": "a teacher; give `train(..., teacher=...)` or `[stages.teacher]` in the config",
+    "teacher_top_ids": "a teacher; give `train(..., teacher=...)` or `[stages.teacher]` in the config",
+    "teacher_top_logprobs": "a teacher; give `train(..., teacher=...)` or `[stages.teacher]` in the config",
+}
+
+#: The shapes of columns that are not `[B, T]`: K kept teacher candidates, P pairs, R reward parts.
+SHAPES: Mapping[str, str] = {
+    "final_values": "[B]",
+    "pairs": "[P, 2]",
+    "reward_parts": "[B, R]",
+    "teacher_top_ids": "[B, T, K]",
+    "teacher_top_logprobs": "[B, T, K]",
 }
 
 
@@ -210,6 +227,10 @@ class Batch:
     token_rewards        [B, T]   pack: the outcome on the last chosen token, step rewards at step ends
     terminated           [B]      pack: False where the length limit cut
     groups, units        [B]      pack: row relations
+    pairs                [P, 2]   pack, of rows that a select tied: row numbers (chosen, rejected)
+    reward_parts         [B, R]   pack, where rewards have named parts: one column a name, in alphabetical order
+    final_values         [B]      a critic: of the state after the last token where the length limit cut, else 0
+    old_values           [B, T]   a critic: of the state in which each token was chosen
     others               –        see `PROVIDERS`; reading a missing one raises `MissingColumn`
     """
 
@@ -248,9 +269,14 @@ class Batch:
         return replace(self, columns={**self.columns, **added}, **own)  # type: ignore[arg-type]
 
     def rows(self, index: Tensor) -> Batch:
-        """The rows at `index [b]`, in that order. `pairs` are row numbers and must be selected by the caller."""
+        """The rows at `index [b]`, in that order. Pairs of which both rows are there are kept and renumbered."""
         own = {name: getattr(self, name)[index] for name in ROW_COLUMNS}
         columns = {name: value[index] for name, value in self.columns.items() if name != "pairs"}
+        if "pairs" in self.columns:
+            number = self.pairs.new_full((self.size,), -1)
+            number[index] = number.new_tensor(range(len(index)))
+            renamed = number[self.pairs]
+            columns["pairs"] = renamed[(renamed >= 0).all(1)]
         return replace(self, columns=columns, **own)
 
     def to(self, device: torch.device) -> Batch:
@@ -268,12 +294,14 @@ ROW_COLUMNS = (
 class Outputs:
     """What a policy says of a batch now, with gradient. Off the mask every entry is 0.
 
-    `logprobs [B, T]` and `entropy [B, T]` in nats at the batch's temperature; `values [B, T]` where there is a head.
+    `logprobs [B, T]` and `entropy [B, T]` in nats at the batch's temperature; `values [B, T]` where there is a critic;
+    `top_logprobs [B, T, K]`, where the batch has `teacher_top_ids`: those of the teacher's candidates.
     """
 
     logprobs: Tensor
     entropy: Tensor | None = None
     values: Tensor | None = None
+    top_logprobs: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from maieutic.core.kl import k2
 from maieutic.core.parts import Credit, Loss, Select
 from maieutic.errors import MissingColumn
 from maieutic.pack import pack
-from maieutic.types import PROVIDERS, Finish, Group, Outputs, Rollout, Score, Task
+from maieutic.types import PROVIDERS, SHAPES, Finish, Group, Outputs, Rollout, Score, Task
 
 
 class Columns(dict):
@@ -41,10 +41,23 @@ def make_groups():
     return made
 
 
+#: Letters of `types.SHAPES` → sizes; the others are the batch's.
+SIZES = {"P": 1, "R": 2, "K": 3}
+
+
+def filled(name, batch):
+    """Random numbers in the column's shape; row numbers for pairs, ids for the teacher's candidates."""
+    sizes = {**SIZES, "B": batch.size, "T": batch.tokens.shape[1]}
+    shape = [sizes.get(part.strip()) or int(part) for part in SHAPES.get(name, "[B, T]").strip("[]").split(",")]
+    if name == "pairs":
+        return torch.tensor([[0, 1]])
+    return torch.randint(5, shape) if name == "teacher_top_ids" else -torch.rand(shape)
+
+
 def watched():
     """A batch in which every column of `PROVIDERS` is filled, and its columns, which note what is read."""
     batch = pack(select.everything()(make_groups()))
-    columns = Columns({name: -torch.rand(batch.mask.shape) for name in PROVIDERS})
+    columns = Columns({name: filled(name, batch) for name in PROVIDERS})
     return replace(batch, columns=columns), columns
 
 
@@ -55,7 +68,7 @@ PARTS = [
     losses.nll(), losses.policy_gradient(), losses.clipped_surrogate(), losses.clipped_sequence_ratio(),
     losses.clipped_weight(), losses.kl_to_reference(),
     weights.token_mean(), weights.sequence_mean(), weights.sequence_sum(), weights.constant_length(8),
-    select.everything(), select.informative(),
+    select.demonstrations(), select.everything(), select.informative(),
 ]  # fmt: skip
 
 OPTIONS = [
@@ -113,12 +126,12 @@ def test_a_row_runs_on_what_it_asks_for_and_not_on_less(row):
     chat = ToyChat(["a", "b", "c", "d", "e"])
     learner = ToyLearner(ToyModel(len(chat.words), 4))
     batch = pack(examples)
-    filled = batch.with_(**{name: -torch.rand(batch.mask.shape) * batch.mask for name in row.asks})
-    metrics = row.update(learner, row.credit(filled), row)
+    given = batch.with_(**{name: filled(name, batch) for name in row.asks})
+    metrics = row.update(learner, row.credit(given), row)
     assert learner.version == 1
     assert torch.isfinite(torch.tensor(list(metrics.values()))).all()
     for missing in row.asks:
-        less = batch.with_(**{name: -torch.rand(batch.mask.shape) for name in row.asks - {missing}})
+        less = batch.with_(**{name: filled(name, batch) for name in row.asks - {missing}})
         with pytest.raises(MissingColumn, match=missing):
             row.update(learner, row.credit(less), row)
 

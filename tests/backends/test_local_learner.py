@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maieutic.backends.local import LocalLearner, LocalScorer, Optimiser, ReferenceScorer
 from maieutic.backends.local.evaluate import Forward, PackedForward, PaddedForward
-from maieutic.backends.local.packing import pack_tokens, select_rows, split
+from maieutic.backends.local.packing import pack_tokens, split
 from maieutic.backends.local.trunk import Trunk
 from maieutic.errors import DataError, NumericalError
 from maieutic.models.causal import CausalModel, load_causal, selected_logprobs_and_entropy, token_logprobs
@@ -122,7 +122,7 @@ def test_gradient_is_the_same_in_any_order_and_with_more_padding(tiny: Load, arc
     batch = make_batch(torch.float64)
     model = tiny(architecture, "float64")
     order = torch.randperm(batch.size, generator=torch.Generator().manual_seed(1))
-    shuffled = select_rows(batch, order)
+    shuffled = batch.rows(order)
     assert shuffled.pairs.tolist() == [[order.tolist().index(2), order.tolist().index(3)]]
     assert_same(gradients(model, shuffled, budget=100), gradients(model, batch))
     wide = {
@@ -221,7 +221,7 @@ def test_pairs_across_units_stay_together() -> None:
     batch = make_batch().with_(pairs=torch.tensor([[0, 13], [13, 8]]))
     for part in split(batch, 1):
         assert len({0, 8, 13} & set(part.tolist())) in (0, 3)
-    part = select_rows(batch, torch.tensor([8, 13, 4]))
+    part = batch.rows(torch.tensor([8, 13, 4]))
     assert part.pairs.tolist() == [[1, 0]]
 
 

@@ -9,7 +9,8 @@ import torch
 
 from maieutic.core import credit, losses, select, update, weights
 from maieutic.core.kl import k2, k3
-from maieutic.core.parts import Algorithm, Credit, Loss, Part, Select, Weigh, needs
+from maieutic.core.parts import Algorithm, Credit, Loss, Part, Select, Weigh, needs, remembers, requires
+from maieutic.core.parts import credit as credit_factory
 from maieutic.core.parts import loss as loss_factory
 from maieutic.errors import MissingColumn
 from maieutic.types import PROVIDERS, Batch, Outputs
@@ -159,7 +160,13 @@ def test_rows_of_a_batch_take_their_columns_along():
     batch = batch_of(advantages=[0.0, 1.0, 2.0]).rows(torch.tensor([0, 0]))
     assert batch.size == 2
     assert batch.advantages.tolist() == [[0, 1, 2]] * 2
-    assert not batch_of(pairs=[0, 0]).rows(torch.tensor([0])).has("pairs")  # row numbers would be wrong now
+
+
+def test_rows_of_a_batch_keep_the_pairs_of_which_both_are_there():
+    # four copies of the row; pairs (0, 1) and (3, 2)
+    four = batch_of().rows(torch.tensor([0, 0, 0, 0])).with_(pairs=torch.tensor([[0, 1], [3, 2]]))
+    assert four.rows(torch.tensor([2, 3, 0])).pairs.tolist() == [[1, 0]]  # 3 is now row 1, 2 is row 0; 1 is gone
+    assert four.rows(torch.tensor([0])).pairs.tolist() == []
 
 
 def algorithm_of(given, loss, optimiser=None):
@@ -177,9 +184,54 @@ def test_an_algorithm_needs_the_union_and_asks_models_for_what_it_does_not_fill(
     assert in_reward.asks == {"old_logprobs", "ref_logprobs"}
 
 
-def test_an_algorithm_samples_where_its_loss_asks_how_good_a_token_was():
-    assert algorithm_of(credit.group_centered(), losses.policy_gradient()).samples
-    assert not algorithm_of(credit.none(), losses.nll()).samples
+def test_an_algorithm_samples_unless_its_rows_were_shown():
+    one = algorithm_of(credit.group_centered(), losses.policy_gradient())
+    assert one.samples
+    assert not dataclasses.replace(one, select=select.demonstrations()).samples
+
+
+def test_a_coefficient_of_nothing_leaves_a_part_out():
+    loss = losses.policy_gradient() + 0 * losses.kl_to_reference()
+    assert (loss.label, loss.needs) == ("policy_gradient()", {"advantages"})
+    given = credit.kl_in_reward(0.0) | credit.leave_one_out()
+    assert (given.label, given.needs) == ("leave_one_out()", frozenset())
+    assert (credit.none() | credit.uniform()).label == "uniform()"
+
+
+class Counter:
+    """Remembers how many batches it saw."""
+
+    def __init__(self):
+        self.seen = 0
+
+    def state(self):
+        return {"seen": self.seen}
+
+    def restore(self, state):
+        self.seen = state["seen"]
+
+
+def test_what_a_part_remembers_and_requires_goes_up_to_its_algorithm():
+    counter = Counter()
+
+    @credit_factory
+    def counted():
+        @remembers(counter)
+        @requires("values")
+        def give(batch):
+            counter.seen += 1
+            return batch
+
+        return give
+
+    algorithm = algorithm_of(counted() | credit.uniform(), losses.policy_gradient())
+    algorithm.credit(batch_of())
+    assert algorithm.requires == {"values"}
+    assert algorithm.state() == [{"seen": 1}]
+    algorithm.restore([{"seen": 5}])
+    assert counter.seen == 5
+    with pytest.raises(ValueError, match="no such capability"):
+        requires("wings")
 
 
 def test_a_bare_part_needs_nothing():

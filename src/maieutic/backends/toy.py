@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from maieutic.errors import NumericalError, PromptTooLong
+from maieutic.errors import ConfigError, NumericalError, PromptTooLong
 from maieutic.protocols import Completion, LossTerms, Policy, Sampling
 from maieutic.types import Batch, Finish, Message, Outputs, Task, Verdict
 
@@ -147,7 +147,17 @@ class ToyLearner:
     def __init__(self, model: ToyModel, learning_rate: float = 0.3, micro_batches: int = 1) -> None:
         self.model, self.learning_rate, self.micro_batches = model, learning_rate, micro_batches
         self.version = 0
+        self._start = {name: weight.clone() for name, weight in model.state_dict().items()}
         self._optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.9, 0.99))
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """It can restart."""
+        return frozenset({"restart"})
+
+    def values(self, batch: Batch) -> Tensor:
+        """Raises ConfigError: the table has no critic."""
+        raise ConfigError(f"this toy policy has no critic, and {batch.size} rows ask for values")
 
     @torch.no_grad()
     def logprobs(self, batch: Batch) -> Tensor:
@@ -187,9 +197,9 @@ class ToyLearner:
         """The table."""
         return dict(self.model.named_parameters())
 
-    def reset(self, folder: Path) -> None:
-        """The table of a saved model, and a fresh optimiser."""
-        self.model.load_state_dict(load_file(folder / "model.safetensors"))
+    def reset(self, folder: Path | None = None, *, total_steps: int | None = None) -> None:  # noqa: ARG002
+        """The table of a saved model (None: that of the beginning), and a fresh optimiser; its rate is constant."""
+        self.model.load_state_dict(self._start if folder is None else load_file(folder / "model.safetensors"))
         self._optimiser = torch.optim.Adam(self.model.parameters(), lr=self.learning_rate, betas=(0.9, 0.99))
 
     def save(self, folder: Path) -> None:

@@ -163,8 +163,11 @@ def kl_in_reward(beta: float) -> Callable[[Batch], Batch]:
     """rₜ ← rₜ − β (log π_old − log ref)ₜ on chosen tokens, and r ← r − β Σₜ(…)ₜ: the penalty as a reward.
 
     Reverse KL with the exact gradient (k1 in the reward, no gradient through it; see `maieutic.core.kl`). Chain it
-    before the credit that spends the rewards: `kl_in_reward(0.05) | leave_one_out()`.
+    before the credit that spends the rewards: `kl_in_reward(0.05) | leave_one_out()`. β = 0 is no penalty, and asks for
+    no reference.
     """
+    if beta == 0:
+        return none().function
 
     @needs("old_logprobs", "ref_logprobs")
     def give(batch: Batch) -> Batch:
@@ -177,4 +180,9 @@ def kl_in_reward(beta: float) -> Callable[[Batch], Batch]:
 @credit
 def none() -> Callable[[Batch], Batch]:
     """No credit: the loss does not ask how good a token was (imitation, preferences)."""
-    return lambda batch: batch
+
+    def give(batch: Batch) -> Batch:
+        return batch
+
+    give.absent = True  # type: ignore[attr-defined]
+    return give

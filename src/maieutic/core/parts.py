@@ -2,12 +2,16 @@
 
     @credit / @loss / @weigh / @select       turn a factory `clipped_surrogate(epsilon=0.2)` into one that makes a Part
     @needs("advantages", "old_logprobs")     declares the batch columns that a function reads
+    @requires("values")                      declares what the learner must be able to do
     @compares(2)                             declares that a credit compares at least two rollouts of a task
+    @shown                                   declares that a select is of what was shown, not of what the policy wrote
 
-    clipped_surrogate(0.2) + 0.01 * kl_to_reference()      losses add and scale
-    kl_in_reward(0.05) | gae()                             credits chain, left first
+    clipped_surrogate(0.2) + 0.01 * kl_to_reference()      losses add and scale; a loss times 0 is no loss
+    kl_in_reward(0.05) | gae()                             credits chain, left first; `none()` vanishes in a chain
 
-A part's `needs` is the union of what it is made of, so the loop asks models for those columns and no others.
+What a part is made of adds up: `needs` and `requires` are unions, so the loop asks models for those columns and no
+others, and refuses a learner that cannot do what is asked before anything is sampled. A part that remembers (a KL
+coefficient that adapts) says so by `memory`, and what it remembers is saved with the run.
 """
 
 from __future__ import annotations
@@ -16,7 +20,9 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+
+import torch
 
 from maieutic.errors import MissingColumn
 from maieutic.types import PROVIDERS, Batch, Example, Group, Outputs
@@ -46,6 +52,45 @@ def needs(*columns: str) -> Callable[[F], F]:
     return declare
 
 
+#: What a learner may be able to do beyond log-probs and steps, and what gives it that.
+CAPABILITIES: Mapping[str, str] = {
+    "values": "a policy with a critic: `LocalBackend().policy(model, optimiser, critic=ValueHead())`, or "
+    "`[stages.critic]` in the config",
+    "restart": "a policy that keeps the weights it began with: `LocalBackend().policy(model, optimiser, restart=True)`",
+    "trust_region": "a learner with Fisher-vector products: the local backend's, for a model whose attention can be "
+    "differentiated twice",
+}
+
+
+def requires(*capabilities: str) -> Callable[[F], F]:
+    """Declare what the learner must be able to do (see `CAPABILITIES`). Raises ValueError for what is not known."""
+    unknown = sorted(set(capabilities) - CAPABILITIES.keys())
+    if unknown:
+        raise ValueError(f"requires({', '.join(unknown)}): no such capability; known: {', '.join(CAPABILITIES)}")
+
+    def declare(function: F) -> F:
+        function.requires = frozenset(capabilities)  # type: ignore[attr-defined]
+        return function
+
+    return declare
+
+
+def remembers(*memory: Memory) -> Callable[[F], F]:
+    """Declare that a function remembers something from batch to batch, which a run must save."""
+
+    def declare(function: F) -> F:
+        function.memory = memory  # type: ignore[attr-defined]
+        return function
+
+    return declare
+
+
+def shown(function: F) -> F:
+    """Declare that a select is of what was shown (demonstrations, given preferences): nothing is to be sampled."""
+    function.shown = True  # type: ignore[attr-defined]
+    return function
+
+
 def compares(siblings: int) -> Callable[[F], F]:
     """Declare that a credit has something to say only of groups of at least so many rollouts."""
 
@@ -56,13 +101,29 @@ def compares(siblings: int) -> Callable[[F], F]:
     return declare
 
 
+class Memory(Protocol):
+    """Something that a part carries from batch to batch. `state` is JSON; `restore(state())` goes on as before."""
+
+    def state(self) -> dict[str, Any]: ...
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+
 @dataclass(frozen=True)
 class Part:
-    """A named pure function with its hyper-parameters closed over: `label` is how it was written."""
+    """A named function with its hyper-parameters closed over: `label` is how it was written.
+
+    `needs` are the batch's columns that it reads, `requires` what the learner must be able to do, `memory` what it
+    carries from batch to batch (nothing, for a pure function). An `absent` part does nothing and vanishes in sums and
+    chains: what a coefficient of 0 leaves.
+    """
 
     label: str
     function: Callable[..., Any]
     needs: frozenset[str] = frozenset()
+    requires: frozenset[str] = frozenset()
+    memory: tuple[Memory, ...] = ()
+    absent: bool = False
 
     def __str__(self) -> str:
         return self.label
@@ -82,8 +143,17 @@ class Select(Part):
     """groups → examples: which rollouts become training rows, and how they are arranged.
 
     `keeps` says of one group whether any of its rows would be selected, where that is known (else None): a source may
-    draw again for groups that would not be (dynamic sampling).
+    draw again for groups that would not be (dynamic sampling). `siblings` is the smallest group of which it can take
+    any row. `shown`: its rows were shown to the policy, which samples nothing.
     """
+
+    @property
+    def siblings(self) -> int:
+        return getattr(self.function, "siblings", 1)
+
+    @property
+    def shown(self) -> bool:
+        return getattr(self.function, "shown", False)
 
     @property
     def keeps(self) -> Callable[[Group], bool] | None:
@@ -109,13 +179,17 @@ class Credit(Part):
         return self.function(batch)
 
     def __or__(self, then: Credit) -> Credit:
+        if self.absent or then.absent:
+            return then if self.absent else self
+
         def chained(batch: Batch) -> Batch:
             return then(self(batch))
 
         chained.siblings = max(self.siblings, then.siblings)  # type: ignore[attr-defined]
         # What the first one fills, the second one may read; if it did not fill it, the second one's own check says so.
         asked = self.needs | (then.needs - {"advantages", "returns"})
-        return Credit(f"{self.label} | {then.label}", chained, asked)
+        memory = self.memory + then.memory
+        return Credit(f"{self.label} | {then.label}", chained, asked, self.requires | then.requires, memory)
 
 
 @dataclass(frozen=True)
@@ -136,19 +210,26 @@ class Loss(Part):
         return made if isinstance(made, tuple) else (made, {})
 
     def __add__(self, other: Loss) -> Loss:
+        if self.absent or other.absent:
+            return other if self.absent else self
+
         def both(outputs: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
             (a, seen_a), (b, seen_b) = self.terms(outputs, batch), other.terms(outputs, batch)
             return a + b, {**seen_a, **seen_b}
 
-        return Loss(f"{self.label} + {other.label}", both, self.needs | other.needs)
+        label, memory = f"{self.label} + {other.label}", self.memory + other.memory
+        return Loss(label, both, self.needs | other.needs, self.requires | other.requires, memory)
 
     def __rmul__(self, coefficient: float) -> Loss:
+        if coefficient == 0:
+            return Loss("0", lambda outputs, _: torch.zeros_like(outputs.logprobs), absent=True)
+
         def scaled(outputs: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
             value, seen = self.terms(outputs, batch)
             return coefficient * value, seen
 
         label = self.label if " + " not in self.label else f"({self.label})"
-        return Loss(f"{coefficient:g} * {label}", scaled, self.needs)
+        return Loss(f"{coefficient:g} * {label}", scaled, self.needs, self.requires, self.memory, self.absent)
 
 
 @dataclass(frozen=True)
@@ -174,8 +255,8 @@ class Update(Part):
         return self.function(learner, batch, algorithm)
 
 
-#: Columns that the algorithm itself fills while a step goes on; all others are asked of models.
-FILLED_BY_ALGORITHM = frozenset({"advantages", "returns", "weights", "pairs"})
+#: Columns that packing and the algorithm itself fill while a step goes on; all others are asked of models.
+FILLED_BY_ALGORITHM = frozenset({"advantages", "returns", "weights", "pairs", "reward_parts"})
 
 
 @dataclass(frozen=True)
@@ -193,20 +274,44 @@ class Algorithm:
     update: Update
 
     @property
+    def parts(self) -> tuple[Part, ...]:
+        """Its parts, in the order in which they act."""
+        return (self.select, self.credit, self.loss, self.weigh, self.update)
+
+    @property
     def needs(self) -> frozenset[str]:
         """Every column that its parts read."""
-        return self.select.needs | self.credit.needs | self.loss.needs | self.weigh.needs | self.update.needs
+        return frozenset().union(*(part.needs for part in self.parts))
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """What the learner must be able to do (see `CAPABILITIES`)."""
+        return frozenset().union(*(part.requires for part in self.parts))
 
     @property
     def samples(self) -> bool:
-        """Whether it judges what the policy wrote (else it imitates what it is shown)."""
-        return "advantages" in self.loss.needs
+        """Whether it learns from what the policy wrote (else from what it is shown)."""
+        return not self.select.shown
+
+    @property
+    def siblings(self) -> int:
+        """The smallest group from which it learns anything."""
+        return max(self.select.siblings, self.credit.siblings)
 
     @property
     def asks(self) -> frozenset[str]:
         """The columns that models must fill before credit is given: a reference, an old policy, a critic."""
         spared = {"old_logprobs"} - self.credit.needs if self.update.steps == 1 else set()
         return self.needs - FILLED_BY_ALGORITHM - spared
+
+    def state(self) -> list[dict[str, Any]]:
+        """What its parts remember, as JSON."""
+        return [memory.state() for part in self.parts for memory in part.memory]
+
+    def restore(self, state: Sequence[Mapping[str, Any]]) -> None:
+        """Put back what `state` returned."""
+        for memory, kept in zip((m for part in self.parts for m in part.memory), state, strict=True):
+            memory.restore(kept)
 
 
 def _written(value: Any) -> str:
@@ -223,7 +328,14 @@ def _labelled(kind: Any, factory: Callable[P, Any]) -> Callable[P, Any]:
         given = signature.bind(*args, **kwargs).arguments
         inside = ", ".join(f"{name}={_written(value)}" for name, value in given.items())
         function = factory(*args, **kwargs)
-        return kind(f"{factory.__name__}({inside})", function, getattr(function, "needs", frozenset()))
+        return kind(
+            f"{factory.__name__}({inside})",
+            function,
+            getattr(function, "needs", frozenset()),
+            getattr(function, "requires", frozenset()),
+            getattr(function, "memory", ()),
+            getattr(function, "absent", False),
+        )
 
     return make
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from maieutic.core.parts import select
+from maieutic.core.parts import select, shown
 from maieutic.types import Example, Finish, Group
 
 
 def _rows(group: Group, skip_truncated: bool) -> list[Example]:
     return [
-        Example(rollout, score.reward, group=group.id, unit=0, step_rewards=score.step_rewards)
+        Example(rollout, score.reward, group=group.id, unit=0, step_rewards=score.step_rewards, parts=score.parts)
         for rollout, score in zip(group.rollouts, group.scores)
         if score.reward is not None and any(rollout.mask) and not (skip_truncated and rollout.finish is Finish.LENGTH)
     ]
@@ -27,6 +27,17 @@ def _rows(group: Group, skip_truncated: bool) -> list[Example]:
 def _single(rows: Iterable[Example]) -> list[Example]:
     """The rows, each a unit of its own."""
     return [replace(row, unit=number) for number, row in enumerate(rows)]
+
+
+@select
+def demonstrations() -> Callable[[Sequence[Group]], list[Example]]:
+    """Every demonstration: what was shown, and is not judged."""
+
+    @shown
+    def select_shown(groups: Sequence[Group]) -> list[Example]:
+        return _single(row for group in groups for row in _rows(group, skip_truncated=False))
+
+    return select_shown
 
 
 @select

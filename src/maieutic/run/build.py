@@ -123,7 +123,7 @@ def make_stage_algorithm(stage: StageConfig) -> Algorithm:
     from maieutic.algorithms import make_algorithm
 
     algorithm = make_algorithm(stage.algorithm, stage.options, max_completion_length=stage.max_completion_length)
-    least = algorithm.credit.siblings
+    least = algorithm.siblings
     if algorithm.samples and stage.num_generations < least:
         raise ConfigError(
             f"stage {stage.name!r}: got num_generations={stage.num_generations}; expected at least {least}, because "
@@ -160,13 +160,11 @@ def make_reward(stage: StageConfig, taskset: Taskset) -> Reward:
     return weighted(parts, weights=stage.rewards)
 
 
-def make_source(
-    config: Config, stage: StageConfig, algorithm: Algorithm, taskset: Taskset, policy: Policy
-) -> tuple[Source, bool]:
-    """The stage's source, and whether its rollouts are freshly sampled (else they are demonstrations)."""
+def make_source(config: Config, stage: StageConfig, algorithm: Algorithm, taskset: Taskset, policy: Policy) -> Source:
+    """The stage's source: fresh rollouts, or demonstrations."""
     seed = f"{config.seed}/{stage.name}"
     if not algorithm.samples:
-        recorded = Recorded(
+        return Recorded(
             taskset,
             policy.chat,
             batch=stage.prompts,
@@ -174,7 +172,6 @@ def make_source(
             tool=taskset.tool,
             limit=getattr(policy.sampler, "limit", None),  # not every engine has one
         )
-        return recorded, False
     roller = Roller(
         policy.sampler,
         policy.chat,
@@ -184,7 +181,7 @@ def make_source(
         tool=taskset.tool,
         seed=seed,
     )
-    sampled = Sampled(
+    return Sampled(
         taskset,
         roller,
         prompts=stage.prompts,
@@ -193,7 +190,6 @@ def make_source(
         until=algorithm.select.keeps,
         max_refill=stage.max_refill,
     )
-    return sampled, True
 
 
 def describe(config: Config, tasksets: Tasksets) -> str:

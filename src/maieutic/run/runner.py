@@ -29,16 +29,14 @@ from maieutic.evaluate import Evaluation, evaluate_sync
 from maieutic.run.build import (
     load_model,
     make_backend,
-    make_optimiser,
-    make_source,
     make_stage_algorithm,
     start_model,
 )
 from maieutic.run.checkpoints import Checkpoint, Checkpoints
 from maieutic.run.directory import RunDirectory
+from maieutic.run.setup import set_up
 from maieutic.run.store import Store
 from maieutic.run.tasksets import Tasksets
-from maieutic.train import train
 from maieutic.types import Step
 
 log = logging.getLogger(__name__)
@@ -172,25 +170,19 @@ class Runner:
         done = 0 if newest is None else newest.step
         self.watch.stage(stage.name, algorithm.name, done, steps)
         if done < steps:
-            loaded = load_model(self.config, model)
-            # taken before a checkpoint's weights are read: the reference is the model with which the stage began
-            reference = self.backend.reference(loaded) if "ref_logprobs" in algorithm.asks else None
-            policy = self.backend.policy(loaded, make_optimiser(stage, steps * algorithm.update.steps))
-            source, sampled = make_source(self.config, stage, algorithm, taskset, policy)
+            setup = set_up(self.config, stage, self.backend, model, taskset, algorithm, steps)
             if newest is not None:
-                policy.learner.load(newest.path)
-                source.restore(newest.state["source"])
+                setup.load(newest)
             clock = time.perf_counter()
-            for step in train(source, policy, algorithm, steps=steps, reference=reference, start=done):
+            for step in setup.train(steps, done):
                 seconds = time.perf_counter() - clock
-                self._store_step(stage, step, seconds, source.state(), sampled)
+                self._store_step(stage, step, seconds, setup.source.state(), setup.source.samples)
                 self.watch.step(stage.name, step, seconds)
                 last, stopping = step.index + 1 == steps, self.stop.is_set()
                 # weights whose gradient is not finite must not push the last sound ones out
                 due = (step.index + 1) % stage.checkpoint_every == 0 and not step.metrics.get("optim/skipped")
                 if last or stopping or due:
-                    state = {"source": source.state()}
-                    self.checkpoints.write(stage.name, step.index + 1, policy.learner.save, state)
+                    self.checkpoints.write(stage.name, step.index + 1, setup.save, setup.state())
                 if stopping:
                     raise Interrupted(
                         f"stopped after step {step.index + 1} of stage {stage.name!r}; everything is saved, "

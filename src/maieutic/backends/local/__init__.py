@@ -48,10 +48,21 @@ class LocalBackend:
         if threads is not None:
             torch.set_num_threads(threads)
 
-    def policy(self, model: CausalModel, optimiser: Optimiser, *, value_head: nn.Module | None = None) -> Policy:
-        """A learner and a sampler on one set of weights: an update is there for the sampler at once."""
+    def policy(
+        self,
+        model: CausalModel,
+        optimiser: Optimiser,
+        *,
+        value_head: nn.Module | None = None,
+        restart: bool = False,
+    ) -> Policy:
+        """A learner and a sampler on one set of weights: an update is there for the sampler at once.
+
+        `restart` keeps a copy of the weights, to which algorithms that begin each round anew go back.
+        """
         model.module.to(self.device)
-        learner = LocalLearner(model, optimiser, micro_batch_tokens=self.micro_batch_tokens, value_head=value_head)
+        budget = self.micro_batch_tokens
+        learner = LocalLearner(model, optimiser, micro_batch_tokens=budget, value_head=value_head, restart=restart)
         return Policy(learner, self._sampler(model, lambda: learner.version), model.chat)
 
     def sampler(self, model: CausalModel) -> LocalSampler:

@@ -25,7 +25,6 @@ from transformers import AutoModelForCausalLM
 from maieutic.backends.local.check import forward_for
 from maieutic.backends.local.evaluate import Forward
 from maieutic.backends.local.optimiser import Optimiser, Updater, hidden_matrices
-from maieutic.backends.local.packing import select_rows
 from maieutic.errors import ConfigError, DataError, ModelError, NumericalError, RunError
 from maieutic.models.causal import CausalModel, save_causal
 from maieutic.models.progress import no_progress_bars
@@ -42,6 +41,7 @@ class LocalLearner:
     max_skips           updates in a row that may be skipped because a gradient was not finite.
     value_head          maps hidden states `[M, E]` to values `[M, 1]`; its weights are trained with the model's.
     forward             how the module is run (None: as fast as its architecture allows, see `check`).
+    restart             keep a copy of the weights that it begins with, to which `reset` goes back.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class LocalLearner:
         max_skips: int = 3,
         value_head: nn.Module | None = None,
         forward: Forward | None = None,
+        restart: bool = False,
     ) -> None:
         if micro_batch_tokens < 1 or max_skips < 0:
             raise ConfigError(
@@ -68,6 +69,7 @@ class LocalLearner:
         self.forward = forward or forward_for(model.module)
         self.optimiser = optimiser
         self.updater = self._new_updater()
+        self.start = {name: weight.detach().clone() for name, weight in self.weights().items()} if restart else None
 
     def _new_updater(self) -> Updater:
         weights = dict(self.weights())
@@ -81,6 +83,12 @@ class LocalLearner:
         if self.value_head is not None:
             found |= {VALUE_HEAD + name: weight for name, weight in self.value_head.named_parameters()}
         return {name: weight for name, weight in found.items() if weight.requires_grad}
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """See `maieutic.protocols.Learner`."""
+        able = {"values": self.value_head is not None, "restart": self.start is not None}
+        return frozenset(name for name, can in able.items() if can)
 
     @property
     def device(self) -> torch.device:
@@ -146,7 +154,7 @@ class LocalLearner:
             raise DataError("got a batch in which no token was chosen; expected at least one. Leave such batches out")
         tally = Tally()
         for rows in self.forward.split(batch, self.micro_batch_tokens):
-            micro = select_rows(batch, rows).to(self.device)
+            micro = batch.rows(rows).to(self.device)
             outputs = self.outputs(micro)
             if "old_logprobs" in needs and not micro.has("old_logprobs"):
                 micro = micro.with_(old_logprobs=outputs.logprobs.detach())
@@ -175,10 +183,19 @@ class LocalLearner:
             )
         return {"optim/grad_norm": norm, "optim/learning_rate": rate, "optim/skipped": float(skipped)}
 
-    def reset(self, folder: Path) -> None:
-        """Put the weights of a saved model (a model folder, or one that `save` wrote) back; forget the optimiser."""
-        folder = Path(folder)
-        _read_weights(self.model, folder / "model" if (folder / "model").is_dir() else folder)
+    def reset(self, folder: Path | None = None, *, total_steps: int | None = None) -> None:
+        """See `maieutic.protocols.Learner`. `folder` is a model folder, or one that `save` wrote."""
+        if folder is not None:
+            folder = Path(folder)
+            _read_weights(self.model, folder / "model" if (folder / "model").is_dir() else folder)
+        elif self.start is not None:
+            with torch.no_grad():
+                for name, weight in self.weights().items():
+                    weight.copy_(self.start[name])
+        else:
+            raise ConfigError("this learner kept no weights to go back to; make its policy with restart=True")
+        if total_steps is not None:
+            self.optimiser = dataclasses.replace(self.optimiser, total_steps=total_steps)
         self.updater = self._new_updater()
         self.skips = 0
 

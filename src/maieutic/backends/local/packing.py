@@ -223,14 +223,3 @@ def _atoms(batch: Batch) -> list[list[int]]:
     for row in range(batch.size):
         atoms.setdefault(root(row), []).append(row)
     return list(atoms.values())
-
-
-def select_rows(batch: Batch, rows: Tensor) -> Batch:
-    """`batch.rows(rows)`, with the pairs among these rows kept and renumbered, and columns no row uses cut off."""
-    part = batch.rows(rows)
-    if not batch.has("pairs"):
-        return part
-    number = torch.full((batch.size,), -1, dtype=torch.long, device=rows.device)
-    number[rows] = torch.arange(len(rows), device=rows.device)
-    renamed = number[batch.pairs.to(rows.device)]
-    return part.with_(pairs=renamed[(renamed >= 0).all(1)])

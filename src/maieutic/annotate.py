@@ -1,0 +1,100 @@
+"""Annotate: the columns that models fill, asked of them only where an algorithm reads them.
+
+    old_logprobs                       the learner, before the update
+    old_values, final_values           the learner's critic
+    ref_logprobs                       the reference
+    teacher_logprobs, teacher_top_*    the teacher
+
+Letters: `B` rows, `T` tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from maieutic.core.parts import CAPABILITIES, Algorithm
+from maieutic.errors import ConfigError
+from maieutic.protocols import Learner, Policy, Scorer, Source, Teacher
+from maieutic.types import PROVIDERS, Batch
+
+Filler = Callable[[Batch], Mapping[str, Tensor]]
+
+
+def fillers(policy: Policy, reference: Scorer | None, teacher: Teacher | None) -> Mapping[str, Filler]:
+    """Column → what fills it (perhaps with others), for every column that these models can fill."""
+    found: dict[str, Filler] = {"old_logprobs": lambda batch: {"old_logprobs": policy.learner.logprobs(batch)}}
+    if "values" in policy.learner.capabilities:
+        found |= dict.fromkeys(("old_values", "final_values"), lambda batch: values(policy.learner, batch))
+    if reference is not None:
+        found["ref_logprobs"] = lambda batch: {"ref_logprobs": reference.logprobs(batch)}
+    if teacher is not None:
+        found["teacher_logprobs"] = lambda batch: {"teacher_logprobs": teacher.logprobs(batch)}
+        found |= dict.fromkeys(("teacher_top_ids", "teacher_top_logprobs"), lambda batch: top(teacher, batch))
+    return found
+
+
+def annotate(batch: Batch, columns: frozenset[str], fill: Mapping[str, Filler]) -> Batch:
+    """The batch with these columns filled; those that it has already are left as they are."""
+    for column in sorted(columns):
+        if not batch.has(column):
+            batch = batch.with_(**fill[column](batch))
+    return batch
+
+
+def values(learner: Learner, batch: Batch) -> dict[str, Tensor]:
+    """`old_values [B, T]`, and `final_values [B]` of the states in which the length limit cut the rows (else 0).
+
+    The value of a state is asked as the value of the state in which the next token is chosen, so a row that was cut is
+    asked once more, with one more chosen token (which one does not matter: nothing follows it).
+    """
+    width = batch.tokens.shape[1]
+    cut = ~batch.terminated
+    rows = cut.nonzero().flatten()
+    wide: dict[str, Any] = {name: pad(getattr(batch, name), (0, 1)) for name in WIDE}
+    wide["mask"][rows, batch.lengths[rows]] = True
+    found = learner.values(replace(batch, columns={}, **wide))
+    ends = found.gather(1, batch.lengths[:, None])[:, 0]
+    return {
+        "old_values": torch.where(batch.mask, found[:, :width], 0.0),
+        "final_values": torch.where(cut, ends, 0.0),
+    }
+
+
+#: The columns of a bare batch that are `[B, T]`.
+WIDE = ("tokens", "mask", "sampler_logprobs", "token_rewards")
+
+
+def top(teacher: Teacher, batch: Batch) -> dict[str, Tensor]:
+    """`teacher_top_ids`, `teacher_top_logprobs [B, T, K]`: the teacher's likeliest candidates for each chosen token."""
+    ids, logprobs = teacher.top(batch)
+    return {"teacher_top_ids": ids, "teacher_top_logprobs": logprobs}
+
+
+def check(source: Source, policy: Policy, algorithm: Algorithm, fill: Mapping[str, Filler]) -> None:
+    """Raise ConfigError for an algorithm with a source or models that cannot serve it, with the remedy."""
+    for column in sorted(algorithm.asks - fill.keys()):
+        raise ConfigError(f"{algorithm.name} reads {column!r}, and nothing fills it: it needs {PROVIDERS[column]}.")
+    for capability in sorted(algorithm.requires - policy.learner.capabilities):
+        raise ConfigError(f"{algorithm.name} needs {CAPABILITIES[capability]}; this learner is not one.")
+    if algorithm.samples and not source.samples:
+        raise ConfigError(
+            f"{algorithm.name} learns from what the policy writes, and got a source of recorded rows, which have no "
+            "log-probs of it and no reward to compare. Give it `Sampled(tasks, roller, …)`"
+        )
+    if source.samples and not algorithm.samples:
+        raise ConfigError(
+            f"{algorithm.name} learns from what it is shown, and got a source that samples. Give it `Recorded(…)`, or "
+            "choose an algorithm that judges what the policy wrote (rejection_sampling imitates what was right)"
+        )
+    siblings = getattr(source, "num_generations", algorithm.siblings)
+    if siblings < algorithm.siblings:
+        raise ConfigError(
+            f"{algorithm.name} compares rollouts of one task: got num_generations={siblings}; expected at least "
+            f"{algorithm.siblings}"
+        )

@@ -1,0 +1,40 @@
+"""The config of a run: strict, typed, written in TOML.
+
+    [model]                                   one of: path = "folder or Hub id"; small = { layers = 2, width = 128 }
+    [tasks.NAME]                              taskset = "arithmetic", and that taskset's options
+    [[stages]]                                algorithm = "grpo", tasks = "NAME", steps, prompts, num_generations, …
+    [evaluation]                              tasks = "NAME", samples, limit
+
+Stages run one after the other, each from the model of the one before. An unknown key is an error with a suggestion,
+a wrong combination is refused with the remedy, and nothing that a user wrote is ever changed.
+"""
+
+from maieutic.config.reading import parse_config, read_config, write_toml
+from maieutic.config.tables import (
+    START,
+    Config,
+    EvaluationConfig,
+    LoraConfig,
+    ModelConfig,
+    OptimiserConfig,
+    SmallConfig,
+    StageConfig,
+    Strict,
+    TasksConfig,
+)
+
+__all__ = [
+    "START",
+    "Config",
+    "EvaluationConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "OptimiserConfig",
+    "SmallConfig",
+    "StageConfig",
+    "Strict",
+    "TasksConfig",
+    "parse_config",
+    "read_config",
+    "write_toml",
+]
