@@ -218,3 +218,13 @@ def test_wrong_options(options: dict, error: type, message: str) -> None:
 def test_no_vocabulary_for_a_difficulty_that_does_not_exist() -> None:
     with pytest.raises(ConfigError, match="expected one of 1, 2, 3, 4, 5, 6"):
         arithmetic_vocabulary(0)
+
+
+def test_the_number_of_events_can_be_chosen():
+    longer = arithmetic(difficulty=2, events=[5, 6], size=40)
+    assert {len(task.meta["kinds"]) for task in longer} == {5, 6}
+    assert longer.name == "arithmetic/2:5-6/train/0"
+    assert arithmetic(difficulty=2, events=(2, 4), size=3)[2] == arithmetic(difficulty=2, size=3)[2]
+    for wrong in ([3], [0, 2], [4, 3]):
+        with pytest.raises(ConfigError, match="fewest and the most"):
+            arithmetic(events=wrong)

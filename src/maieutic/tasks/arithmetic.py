@@ -17,8 +17,8 @@ and objects), whatever seed and index it was drawn with: no problem of one split
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from random import Random
@@ -225,16 +225,18 @@ class Maker:
 
     split: str
     difficulty: int
+    level: Level
     seed: int
     misreading: float
     slip: float
 
     @property
     def name(self) -> str:
-        return f"arithmetic/{self.difficulty}/{self.split}/{self.seed}"
+        own = "" if self.level == LEVELS[self.difficulty] else f":{self.level.fewest}-{self.level.most}"
+        return f"arithmetic/{self.difficulty}{own}/{self.split}/{self.seed}"
 
     def __call__(self, index: int) -> Task:
-        level, key = LEVELS[self.difficulty], f"{self.seed}/{self.split}/{index}"
+        level, key = self.level, f"{self.seed}/{self.split}/{index}"
         random = Random(key)
         problem = draw_problem(random, level)
         while problem.split != self.split:
@@ -257,6 +259,7 @@ def arithmetic(
     *,
     size: int | None = None,
     difficulty: int = 2,
+    events: Sequence[int] | None = None,
     seed: int = 0,
     demonstrations: str = "perfect",
     misreading: float = 0.7,
@@ -266,7 +269,8 @@ def arithmetic(
 ) -> Tasks:
     """Procedural multi-step word problems with worked solutions; nothing to download.
 
-    `difficulty` 1 to 6 (see `LEVELS`); `demonstrations="imperfect"` makes `meta["solution"]` the work of a
+    `difficulty` 1 to 6 (see `LEVELS`); `events = (fewest, most)` in place of its own, to make chains of another length
+    from the same sentences; `demonstrations="imperfect"` makes `meta["solution"]` the work of a
     demonstrator who misreads three kinds of sentence with probability `misreading` and slips with probability `slip` a
     step; `meta["reference"]` is always the perfect chain. The default verifier reads the number after the only `#`.
 
@@ -276,7 +280,11 @@ def arithmetic(
         raise UnknownName("split of arithmetic", split, SPLITS)
     if demonstrations not in DEMONSTRATIONS:
         raise UnknownName("demonstrations of arithmetic", demonstrations, DEMONSTRATIONS)
-    _level(difficulty)
+    level = _level(difficulty)
+    if events is not None:
+        if len(events) != 2 or not 1 <= events[0] <= events[1]:
+            raise ConfigError(f"got events={events!r}; expected the fewest and the most events, such as [3, 6]")
+        level = replace(level, fewest=events[0], most=events[1])
     size = SIZES[split] if size is None else size
     if not isinstance(size, int) or size < 1:
         raise ConfigError(f"got size={size!r}; expected a whole number, at least one task")
@@ -285,7 +293,7 @@ def arithmetic(
             raise ConfigError(f"got {label}={value!r}; expected a probability, 0 to 1")
     if demonstrations == "perfect":
         misreading = slip = 0.0
-    maker = Maker(split, difficulty, seed, misreading, slip)
+    maker = Maker(split, difficulty, level, seed, misreading, slip)
     return Tasks(maker.name, Lazy(size, maker), verifier or number_after_marker, tool)
 
 
