@@ -126,7 +126,8 @@ class Score:
     >>> Score(1.1, correct=True, parts={"answer": 1.0, "format": 0.1})
 
     `reward` is the training scalar; None means unscorable: such a rollout is left out of means and deviations and is
-    counted, never turned into 0. `step_rewards` are pairs (index of a token of the rollout, reward).
+    counted, never turned into 0. `step_rewards` are pairs (index of a token of the rollout, reward). `answer` is what
+    the verifier read in the rollout, in its canonical spelling; None where it found none, or where nobody looked.
     """
 
     reward: float | None
@@ -134,6 +135,7 @@ class Score:
     parts: Mapping[str, float] = field(default_factory=dict)
     step_rewards: tuple[tuple[int, float], ...] = ()
     note: str = ""
+    answer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,9 @@ class Group:
     scores: tuple[Score, ...]
     id: int = 0
     """Unique within a step; a task that is drawn twice makes two groups."""
+    hinted: bool = False
+    """Whether the answer stood in the prompt while its rollouts were sampled, and was taken out afterwards: they are to
+    be imitated, and say nothing of how well the policy does."""
 
     def __post_init__(self) -> None:
         if len(self.rollouts) != len(self.scores):
@@ -197,7 +202,7 @@ PROVIDERS: Mapping[str, str] = {
     "advantages": "a credit; give the algorithm one, e.g. `credit=group_centered()`",
     "returns": "a credit that computes returns, e.g. `gae()`",
     "weights": "`weigh`, once for each optimiser step",
-    "pairs": "a select that forms pairs, e.g. `best_vs_worst()`",
+    "pairs": "a select that forms pairs, e.g. `pairs(\"one\")` or `given_pairs()`",
     "reward_parts": "a reward with named parts, e.g. `weighted({...})`",
     "teacher_logprobs": "a teacher; give `train(..., teacher=...)` or `[stages.teacher]` in the config",
     "teacher_top_ids": "a teacher; give `train(..., teacher=...)` or `[stages.teacher]` in the config",

@@ -38,9 +38,9 @@ def test_answers() -> None:
         rollout("#### 4", Finish.LENGTH),
         rollout("#### 4", Finish.ERROR),
     )
-    assert right == Score(2.0, correct=True, parts={"answer": 2.0})
-    assert wrong == Score(-1.0, correct=False, parts={"answer": -1.0}, note="got 5, expected 4")
-    assert cut == Score(2.0, correct=True, parts={"answer": 2.0}, note="cut by the length limit")
+    assert right == Score(2.0, correct=True, parts={"answer": 2.0}, answer="4")
+    assert wrong == Score(-1.0, correct=False, parts={"answer": -1.0}, note="got 5, expected 4", answer="5")
+    assert cut == Score(2.0, correct=True, parts={"answer": 2.0}, note="cut by the length limit", answer="4")
     assert (failed.reward, failed.correct, failed.parts) == (None, None, {})
 
 
@@ -66,6 +66,17 @@ def test_weighted_sums() -> None:
     assert (plain.reward, plain.parts) == (1.0, {"answer": 1.0, "format": 0.0})
     assert formed.reward == pytest.approx(0.1)  # 1 · 0 + 0.1 · 1
     assert [score.correct for score in (good, plain, formed)] == [True, True, False]
+    assert [score.answer for score in (good, plain, formed)] == ["4", "4", "5"]
+
+
+def test_what_was_read_passes_through_sums_and_gates() -> None:
+    """Without an answer a wrong rollout is malformed; with one it is parsed and wrong."""
+    answer = answer_reward(AnswerVerifier())
+    texts = (rollout("#### 5"), rollout("five, I think"))
+    for reward in (answer, weighted({"a": answer}, {"a": 0.5}), gate(fixed(Score(1.0), Score(1.0)), answer)):
+        assert [score.answer for score in judged(reward, *texts)] == ["5", None]
+    closed = gate(fixed(Score(None), Score(None)), answer)
+    assert [score.answer for score in judged(closed, *texts)] == ["5", None]
 
 
 def test_parts_of_parts_and_step_rewards_are_kept() -> None:

@@ -71,7 +71,7 @@ def answer_reward(
         if cut and truncated is not None:
             value = truncated
         note = "; ".join(filter(None, ("cut by the length limit" if cut else "", verdict.why)))
-        return Score(value, correct=verdict.correct, parts={"answer": value}, note=note)
+        return Score(value, correct=verdict.correct, parts={"answer": value}, note=note, answer=verdict.answer)
 
     def score_all(task: Task, rollouts: Sequence[Rollout]) -> list[Score]:
         return [score(task, rollout) for rollout in rollouts]
@@ -86,8 +86,8 @@ def answer_reward(
 def weighted(rewards: Mapping[str, Reward], weights: Mapping[str, float]) -> Reward:
     """Σ weights[name] · rewards[name]. `parts` holds each reward unweighted, and the parts of a part as "name/part".
 
-    `correct` is the first that a part gives. Step rewards are weighted like the rest. Raises `ConfigError` unless
-    both name the same rewards and weights are finite.
+    `correct` and `answer` are the first that a part gives. Step rewards are weighted like the rest. Raises
+    `ConfigError` unless both name the same rewards and weights are finite.
     """
     if not rewards or set(rewards) != set(weights):
         raise ConfigError(
@@ -124,6 +124,7 @@ def _sum(scores: Mapping[str, Score], weights: Mapping[str, float]) -> Score:
         parts=parts,
         step_rewards=tuple(steps) if total is not None else (),
         note="; ".join(f"{name}: {score.note}" for name, score in scores.items() if score.note),
+        answer=next((score.answer for score in scores.values() if score.answer is not None), None),
     )
 
 
@@ -146,7 +147,7 @@ def gate(gating: Reward, judge: Reward) -> Reward:
 def _gated(name: str, opened: Score, score: Score) -> Score:
     note = "; ".join(filter(None, (opened.note and f"gate: {opened.note}", score.note)))
     if opened.reward is None:
-        return Score(None, score.correct, score.parts, note=note)
+        return Score(None, score.correct, score.parts, note=note, answer=score.answer)
     if not 0 <= opened.reward <= 1:
         raise RewardError(f"gate {name!r}: got {opened.reward}; expected a value between 0 and 1")
     return Score(
@@ -155,4 +156,5 @@ def _gated(name: str, opened: Score, score: Score) -> Score:
         parts={"gate": opened.reward, **score.parts},
         step_rewards=tuple((token, opened.reward * value) for token, value in score.step_rewards),
         note=note,
+        answer=score.answer if score.answer is not None else opened.answer,
     )
