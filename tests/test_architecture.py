@@ -17,11 +17,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = [
     {"types", "errors"},
     {"protocols", "choose", "calculator", "loops"},
+    {"steps"},
     {"core", "tasks", "rewards", "environments"},
     {"models"},
     {"algorithms", "backends"},
     {"rollout", "pack", "annotate", "evaluate"},
-    {"train", "sources"},
+    {"train", "sources", "conformance"},
     {"config"},
     {"run"},
     {"report"},
