@@ -100,10 +100,10 @@ WRONG = {
     ),
     "neither path nor small": (with_(model={}), "model: expected exactly one of `path"),
     "both path and small": (with_(model={"path": "x", "small": {}}), "model: expected exactly one of `path"),
-    "neither steps nor epochs": (with_(stages=[{"algorithm": "sft"}]), "exactly one of `steps` and `epochs`"),
+    "neither steps nor epochs": (with_(stages=[{"algorithm": "sft"}]), "exactly one of `steps`, `epochs` and `budget`"),
     "both steps and epochs": (
         with_(stages=[{"algorithm": "sft", "steps": 1, "epochs": 1}]),
-        "exactly one of `steps` and `epochs`",
+        "exactly one of `steps`, `epochs` and `budget`",
     ),
     "neither taskset nor mixture": (with_(tasks={"train": {"size": 3}}), "tasks.train: expected exactly one of"),
     "tasks that are not there": (

@@ -73,7 +73,7 @@ class Bars:
         """Move the bar of that name, which is made when it is first moved."""
         if key not in self._bars:
             self._bars[key] = self._progress.add_task(key, total=total, text="", left="")
-        self._progress.update(self._bars[key], completed=done, text=text, left=left)
+        self._progress.update(self._bars[key], completed=done, total=total, text=text, left=left)
 
 
 class Lines:
@@ -125,17 +125,18 @@ class RunWatch:
 
     def __init__(self, display: Display) -> None:
         self._display = display
-        self._steps: dict[str, int] = {}
+        self._steps: dict[str, int | None] = {}
 
-    def stage(self, name: str, algorithm: str, done: int, steps: int) -> None:
-        """A stage begins, or goes on after `done` steps."""
+    def stage(self, name: str, algorithm: str, done: int, steps: int | None) -> None:
+        """A stage begins, or goes on after `done` steps; `steps` is None where only its budget will tell how many."""
         self._steps[name] = steps
-        self._display.begin(_stage(name), done, steps, algorithm)
+        self._display.begin(_stage(name), done, done + 1 if steps is None else steps, algorithm)
 
     def step(self, stage: str, step: Step, seconds: float) -> None:
         """A step is done and stored."""
         del seconds  # the display takes the time itself, evaluations and checkpoints included
-        self._display.show(_stage(stage), step.index + 1, self._steps[stage], watched(step.metrics))
+        done, total = step.index + 1, self._steps[stage]
+        self._display.show(_stage(stage), done, total or _expected(done, step.metrics), watched(step.metrics))
 
     def evaluating(self, stage: str, name: str, done: int, total: int) -> None:
         """That many of the problems are answered."""
@@ -148,6 +149,14 @@ class RunWatch:
         said = "  ".join(f"{key} {100 * metrics[key].value:.1f} %" for key in ("greedy", "pass@1") if key in metrics)
         total = len(evaluation.problems)
         self._display.show(f"evaluate {stage} on {name}", total, total, said)
+
+
+def _expected(done: int, metrics: Mapping[str, float]) -> int:
+    """How many steps the stage's budget will allow for, if they go on costing as much."""
+    spent = metrics.get("budget/spent", 0.0)
+    if spent >= 1:
+        return done
+    return max(done + 1, round(done / spent) if spent else 0)
 
 
 def _stage(name: str) -> str:

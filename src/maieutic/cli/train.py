@@ -75,6 +75,7 @@ def check(config: Config) -> str:
     A mistake in the last stage is better found now than after the first one has trained for an hour.
     """
     from maieutic.models.find import find_model
+    from maieutic.run.budget import optimiser_steps, planned_steps
     from maieutic.run.build import describe, make_backend, make_optimiser, make_reward, make_stage_algorithm
     from maieutic.run.tasksets import Tasksets
     from maieutic.sources import solution_of
@@ -84,7 +85,8 @@ def check(config: Config) -> str:
     plan = describe(config, tasksets)
     for stage in config.stages:
         algorithm = make_stage_algorithm(stage)
-        make_optimiser(stage, stage.step_count(len(tasksets[stage.tasks])) * algorithm.update.steps)
+        steps = planned_steps(stage, algorithm, len(tasksets[stage.tasks]))
+        make_optimiser(stage, optimiser_steps(steps, algorithm))
         if algorithm.samples:
             make_reward(stage, tasksets[stage.tasks])
         else:

@@ -12,6 +12,7 @@ a wrong combination is refused with the remedy, and nothing that a user wrote is
 from maieutic.config.reading import parse_config, read_config, write_toml
 from maieutic.config.tables import (
     START,
+    BudgetConfig,
     Config,
     EvaluationConfig,
     LoraConfig,
@@ -25,6 +26,7 @@ from maieutic.config.tables import (
 
 __all__ = [
     "START",
+    "BudgetConfig",
     "Config",
     "EvaluationConfig",
     "LoraConfig",

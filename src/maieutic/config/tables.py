@@ -104,6 +104,31 @@ class OptimiserConfig(Strict):
     max_grad_norm: float = Field(1.0, gt=0)
 
 
+class BudgetConfig(Strict):
+    """What a stage may cost, in exactly one of these; see `maieutic.core.cost` for what each counts."""
+
+    samples: float | None = Field(None, gt=0, description="rollouts drawn")
+    generated_tokens: float | None = Field(None, gt=0)
+    trained_tokens: float | None = Field(None, gt=0)
+    flops: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_of(self) -> BudgetConfig:
+        if len(self.model_dump(exclude_none=True)) != 1:
+            raise ValueError(f"expected exactly one of {', '.join(type(self).model_fields)}")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """What is counted."""
+        return next(iter(self.model_dump(exclude_none=True)))
+
+    @property
+    def amount(self) -> float:
+        """How much of it."""
+        return float(getattr(self, self.kind))
+
+
 class StageConfig(Strict):
     """One algorithm on one taskset."""
 
@@ -113,6 +138,7 @@ class StageConfig(Strict):
     tasks: str = "train"
     steps: int | None = Field(None, ge=1)
     epochs: float | None = Field(None, gt=0, description="instead of steps: passes over the tasks")
+    budget: BudgetConfig | None = Field(None, description="instead of steps: the stage ends when it has cost so much")
     prompts: int = Field(32, ge=1, description="tasks a step")
     num_generations: int = Field(8, ge=1, description="rollouts a task")
     max_completion_length: int = Field(256, ge=1)
@@ -131,12 +157,12 @@ class StageConfig(Strict):
 
     @model_validator(mode="after")
     def _length(self) -> StageConfig:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("expected exactly one of `steps` and `epochs`")
+        if sum(given is not None for given in (self.steps, self.epochs, self.budget)) != 1:
+            raise ValueError("expected exactly one of `steps`, `epochs` and `budget`")
         return self
 
     def step_count(self, tasks: int) -> int:
-        """Steps of this stage over a taskset of that many tasks."""
+        """Steps of this stage over a taskset of that many tasks; of one with a budget, see `run.budget`."""
         if self.steps is not None:
             return self.steps
         return max(1, round(float(self.epochs or 0) * tasks / self.prompts))

@@ -45,6 +45,15 @@ class CausalModel:
     adapter_source: str = ""
 
 
+def parameter_count(module: nn.Module) -> int:
+    """Parameters without the embeddings and the language-model head: the `N` of estimates of cost."""
+    whole: Any = module
+    outer: list[Any] = [part for part in module.modules() if isinstance(part, nn.Embedding)]
+    outer += [whole.get_output_embeddings()] if hasattr(whole, "get_output_embeddings") else []
+    left_out = {id(weight) for part in outer if part is not None for weight in part.parameters()}
+    return sum(weight.numel() for weight in module.parameters() if id(weight) not in left_out)
+
+
 def load_causal(
     source: str | Path,
     *,

@@ -17,6 +17,7 @@ from maieutic.rewards.compose import answer_reward, weighted
 from maieutic.rewards.format import think_format
 from maieutic.rewards.lift import FailureBudget, load_reward
 from maieutic.rollout import Roller
+from maieutic.run.budget import planned_steps
 from maieutic.run.durable import room_for, size, sync, sync_tree
 from maieutic.run.tasksets import Tasksets
 from maieutic.sources import Recorded, Sampled
@@ -111,8 +112,8 @@ def load_model(config: Config, source: str) -> CausalModel:
     )
 
 
-def make_optimiser(stage: StageConfig, optimiser_steps: int) -> Optimiser:
-    """The optimiser of a stage, whose schedule ends after that many optimiser steps."""
+def make_optimiser(stage: StageConfig, optimiser_steps: int | None) -> Optimiser:
+    """The optimiser of a stage, whose schedule ends after that many optimiser steps (None: the rate stays)."""
     from maieutic.backends.local import Optimiser
 
     return Optimiser(**stage.optimiser.model_dump(), total_steps=optimiser_steps)
@@ -197,9 +198,13 @@ def describe(config: Config, tasksets: Tasksets) -> str:
     lines = []
     for stage in config.stages:
         algorithm, taskset = make_stage_algorithm(stage), tasksets[stage.tasks]
-        steps = stage.step_count(len(taskset))
+        steps = planned_steps(stage, algorithm, len(taskset))
         rows = stage.prompts * (stage.num_generations if algorithm.samples else 1)
-        lines.append(f"stage {stage.name}: {algorithm.name} on {stage.tasks} ({len(taskset):,} tasks), {steps:,} steps")
+        budget = stage.budget
+        until = [f"{steps:,} steps"] if steps is not None else []
+        until += [f"until {budget.amount:,.15g} {budget.kind} are spent"] if budget is not None else []
+        told = f"{algorithm.name} on {stage.tasks} ({len(taskset):,} tasks), {', '.join(until)}"
+        lines.append(f"stage {stage.name}: {told}")
         lines.append(f"  {rows:,} rows a step: " + ("sampled" if algorithm.samples else "demonstrations"))
         lines.append(
             f"  credit {algorithm.credit}; loss {algorithm.loss}; weights {algorithm.weigh}; {algorithm.update}"

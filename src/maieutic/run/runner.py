@@ -26,6 +26,7 @@ from typing import Any, Protocol
 from maieutic.config import START, Config, StageConfig, read_config, write_toml
 from maieutic.errors import ConfigError, RunError
 from maieutic.evaluate import Evaluation, evaluate_sync
+from maieutic.run.budget import Spending, planned_steps
 from maieutic.run.build import (
     load_model,
     make_backend,
@@ -45,7 +46,7 @@ log = logging.getLogger(__name__)
 class Watch(Protocol):
     """Someone who looks on while a run goes: a progress bar, a test, nobody."""
 
-    def stage(self, name: str, algorithm: str, done: int, steps: int) -> None: ...
+    def stage(self, name: str, algorithm: str, done: int, steps: int | None) -> None: ...
 
     def step(self, stage: str, step: Step, seconds: float) -> None: ...
 
@@ -57,7 +58,7 @@ class Watch(Protocol):
 class Silent:
     """A watch that says nothing."""
 
-    def stage(self, name: str, algorithm: str, done: int, steps: int) -> None: ...
+    def stage(self, name: str, algorithm: str, done: int, steps: int | None) -> None: ...
 
     def step(self, stage: str, step: Step, seconds: float) -> None: ...
 
@@ -166,19 +167,22 @@ class Runner:
 
     def _stage(self, stage: StageConfig, model: str, newest: Checkpoint | None) -> None:
         taskset = self.tasksets[stage.tasks]
-        algorithm, steps = make_stage_algorithm(stage), stage.step_count(len(taskset))
+        algorithm = make_stage_algorithm(stage)
+        steps = planned_steps(stage, algorithm, len(taskset))
+        spending = Spending(stage, self.store, steps)
         done = 0 if newest is None else newest.step
         self.watch.stage(stage.name, algorithm.name, done, steps)
-        if done < steps:
+        if not spending.ended(done):
             setup = set_up(self.config, stage, self.backend, model, taskset, algorithm, steps)
             if newest is not None:
                 setup.load(newest)
             clock = time.perf_counter()
-            for step in setup.train(steps, done):
+            for made in setup.train(spending.steps, done):
+                step = spending.add(made)
                 seconds = time.perf_counter() - clock
                 self._store_step(stage, step, seconds, setup.source.state(), setup.source.samples)
                 self.watch.step(stage.name, step, seconds)
-                last, stopping = step.index + 1 == steps, self.stop.is_set()
+                last, stopping = spending.ended(step.index + 1), self.stop.is_set()
                 # weights whose gradient is not finite must not push the last sound ones out
                 due = (step.index + 1) % stage.checkpoint_every == 0 and not step.metrics.get("optim/skipped")
                 if last or stopping or due:
@@ -188,9 +192,11 @@ class Runner:
                         f"stopped after step {step.index + 1} of stage {stage.name!r}; everything is saved, "
                         f"go on with --run {self.directory.path} --resume"
                     )
+                if last:
+                    break
                 clock = time.perf_counter()
         if stage.evaluate and self.config.evaluation is not None:
-            self._evaluate(stage.name, steps - 1, self._model_of(stage))
+            self._evaluate(stage.name, self.store.last_step(stage.name) or 0, self._model_of(stage))
 
     def _store_step(
         self, stage: StageConfig, step: Step, seconds: float, source: dict[str, Any], sampled: bool

@@ -1,0 +1,92 @@
+"""What a step cost: samples, tokens and an estimate of the arithmetic, so that algorithms are compared at equal cost.
+
+    cost/samples             rollouts drawn, those of groups that were drawn again for (dynamic sampling) too
+    cost/generated_tokens    tokens that the model chose in them
+    cost/prompt_tokens       tokens that it read in them: prompts, and what tools wrote
+    cost/trained_tokens      tokens (prompt and completion) through forward and backward, each pass of an update counted
+    cost/flops               2·N·(generated + prompt) + 6·N·trained + 2·N·(tokens scored by a learner, reference, …)
+
+`N` is the number of a model's parameters without its embeddings; 2 and 6 are the multiplications and additions of a
+forward pass, and of a forward and backward pass, for each token and parameter (Kaplan et al., arXiv 2001.08361).
+It is an estimate, the same for every algorithm: attention over long contexts and the language-model head are left out,
+an adapter counts as if all weights were trained, and every row counts as if it stood alone (an engine that reads a
+group's prompt once does less). Demonstrations were sampled by nobody: they cost what training on them costs.
+Evaluations are not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from maieutic.types import Batch, Step
+
+#: The costs of a step as metrics, by the name under which a budget asks for them.
+COSTS: Mapping[str, str] = {
+    name: f"cost/{name}" for name in ("samples", "generated_tokens", "prompt_tokens", "trained_tokens", "flops")
+}
+
+#: Floating-point operations for each token and parameter.
+FORWARD, FORWARD_AND_BACKWARD = 2.0, 6.0
+
+#: Methods of learners, scorers and teachers that take a batch through the model, and what that costs.
+PASSES: Mapping[str, float] = {
+    "logprobs": FORWARD,
+    "values": FORWARD,
+    "top": FORWARD,
+    "step": FORWARD_AND_BACKWARD,
+}
+
+
+class Meter:
+    """Counts the tokens that go through models between two readings."""
+
+    def __init__(self) -> None:
+        self.trained, self.flops = 0, 0.0
+
+    def count(self, tokens: int, parameters: int, per_token: float) -> None:
+        """So many tokens went through a model of so many parameters, at so many operations for each of both."""
+        self.trained += tokens if per_token == FORWARD_AND_BACKWARD else 0
+        self.flops += per_token * parameters * tokens
+
+    def read(self) -> tuple[int, float]:
+        """Tokens trained on and operations since the last reading."""
+        found = (self.trained, self.flops)
+        self.trained, self.flops = 0, 0.0
+        return found
+
+
+class Metered:
+    """A learner, scorer or teacher whose passes over batches a meter counts; in all else it is the model itself."""
+
+    def __init__(self, model: Any, parameters: int, meter: Meter) -> None:
+        self._model, self._parameters, self._meter = model, parameters, meter
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._model, name)
+        if name not in PASSES:
+            return found
+
+        def counted(batch: Batch, *args: Any, **kwargs: Any) -> Any:
+            self._meter.count(int(batch.lengths.sum()), self._parameters, PASSES[name])
+            return found(batch, *args, **kwargs)
+
+        return counted
+
+
+def step_cost(step: Step, sampled: bool, parameters: int, passed: tuple[int, float]) -> dict[str, float]:
+    """The costs of a step as metrics. `passed` is what the meter read; `sampled`: the policy wrote its rollouts.
+
+    A rollout that could not be made (no token was chosen) is a sample without tokens: its prompt was never read.
+    """
+    rollouts = [r for group in step.groups for r in group.rollouts] if sampled else []
+    generated = sum(r.completion_length for r in rollouts)
+    read = sum(len(r.tokens) - r.completion_length for r in rollouts if r.completion_length)
+    trained, flops = passed
+    return {
+        COSTS["samples"]: float(len(rollouts)),
+        COSTS["generated_tokens"]: float(generated),
+        COSTS["prompt_tokens"]: float(read),
+        COSTS["trained_tokens"]: float(trained),
+        COSTS["flops"]: FORWARD * parameters * (generated + read) + flops,
+    }
