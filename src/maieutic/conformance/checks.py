@@ -127,7 +127,12 @@ def equal_rewards(trainer: Trainer, claims: Claims) -> None:
 
 
 def first_step(trainer: Trainer, claims: Claims) -> None:
-    """At ratio 1 the gradient is that of the score function: it does not depend on clipping."""
+    """At ratio 1 the gradient is that of the score function: it does not depend on clipping.
+
+    (k1 in the loss adds noise to every batch, which only its mean does not have.)
+    """
+    if claims.kl == "nothing":
+        return
     model = TableModel()
     rows = rows_of(model, [[1]] * 4, [[2, 3], [3, 3], [0, 1], [1, 2]], [1.0, 0.0, 0.0, 0.0], [0] * 4)
     plain = model.logprobs(rows.tokens) * rows.mask
