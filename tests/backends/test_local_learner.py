@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maieutic.backends.local import LocalLearner, LocalScorer, Optimiser, ReferenceScorer
+from maieutic.backends.local import LocalLearner, LocalScorer, Optimiser, ReferenceScorer, ValueHead
 from maieutic.backends.local.evaluate import Forward, PackedForward, PaddedForward
 from maieutic.backends.local.packing import pack_tokens, split
 from maieutic.backends.local.trunk import Trunk
@@ -308,18 +308,19 @@ def test_a_row_without_prompt_is_refused() -> None:
 @pytest.mark.parametrize("architecture", ["llama", "gemma2"])
 def test_values(tiny: Load, architecture: str) -> None:
     # A linear head on hidden states: values at chosen tokens are of the state before the token, trained with the rest.
-    torch.manual_seed(0)
-    head = torch.nn.Linear(32, 1)
     model, batch = tiny(architecture), make_batch()
-    learner = LocalLearner(model, Optimiser(learning_rate=1e-2), value_head=head, micro_batch_tokens=100)
+    learner = LocalLearner(model, Optimiser(learning_rate=1e-2), critic=ValueHead(), micro_batch_tokens=100)
+    assert not learner.values(batch).any()  # a new critic says 0 of every state
+    head = dict(learner.weights())["critic.head.layers.0.weight"]
+    with torch.no_grad():
+        head.copy_(torch.randn(1, 32, generator=torch.Generator().manual_seed(0)))
     found = learner.values(batch)
     tokens = batch.tokens[:1, : int(batch.lengths[0])]
     with torch.no_grad():
         hidden = model.module(tokens, output_hidden_states=True).hidden_states[-1]
-        expected = head(hidden)[0, :-1, 0]
+        expected = (hidden @ head.T)[0, :-1, 0]
     torch.testing.assert_close(found[0, 4:9], expected[3:8], atol=1e-5, rtol=0)  # prompt of 4, completion of 5
     assert not found[~batch.mask].any()
-    assert "value_head.weight" in learner.weights()
 
     def loss(outputs: Outputs, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         assert outputs.values is not None

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maieutic.backends.local import LocalLearner, Optimiser
+from maieutic.backends.local import LocalLearner, Optimiser, ValueHead
 from maieutic.errors import ModelError, RunError
 from maieutic.models.causal import CausalModel, load_causal
 from maieutic.models.lora import LoRA
@@ -87,10 +87,7 @@ def test_the_folder_is_a_plain_model_without_pickle(tiny: Load, tmp_path: Path) 
 
 def test_a_value_head_is_saved_with_its_optimiser_state(tiny: Load, tmp_path: Path) -> None:
     def learner() -> LocalLearner:
-        head = torch.nn.Linear(32, 1)
-        torch.nn.init.zeros_(head.weight)
-        torch.nn.init.zeros_(head.bias)
-        return LocalLearner(tiny(), ADAMW, value_head=head)
+        return LocalLearner(tiny(), ADAMW, critic=ValueHead(learning_rate=0.05))
 
     def loss(outputs: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         assert outputs.values is not None
@@ -106,7 +103,7 @@ def test_a_value_head_is_saved_with_its_optimiser_state(tiny: Load, tmp_path: Pa
         second.step(batch(seed), loss)
     for name, weight in whole.weights().items():
         assert torch.equal(weight, second.weights()[name]), name
-    assert whole.weights()["value_head.weight"].any()
+    assert whole.weights()["critic.head.layers.0.weight"].any()
 
 
 @pytest.mark.parametrize("lora", [None, LoRA(rank=4)], ids=["full", "lora"])

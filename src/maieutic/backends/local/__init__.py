@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import nn
 
 from maieutic.backends.local.check import decoder_for, why_not
+from maieutic.backends.local.critic import Critic, SeparateCritic, ValueHead
 from maieutic.backends.local.learner import LocalLearner
 from maieutic.backends.local.optimiser import Optimiser
 from maieutic.backends.local.sampler import LocalSampler
@@ -20,7 +20,10 @@ from maieutic.backends.local.scorer import LocalScorer, ReferenceScorer
 from maieutic.models.causal import CausalModel, place_of
 from maieutic.protocols import Policy
 
-__all__ = ["LocalBackend", "LocalLearner", "LocalSampler", "LocalScorer", "Optimiser", "ReferenceScorer", "why_not"]
+__all__ = [
+    "LocalBackend", "LocalLearner", "LocalSampler", "LocalScorer", "Optimiser", "ReferenceScorer", "SeparateCritic",
+    "ValueHead", "why_not",
+]  # fmt: skip
 
 
 class LocalBackend:
@@ -53,16 +56,17 @@ class LocalBackend:
         model: CausalModel,
         optimiser: Optimiser,
         *,
-        value_head: nn.Module | None = None,
+        critic: Critic | None = None,
         restart: bool = False,
     ) -> Policy:
         """A learner and a sampler on one set of weights: an update is there for the sampler at once.
 
+        `critic` gives it values: `ValueHead()` or `SeparateCritic(load_causal(…))`.
         `restart` keeps a copy of the weights, to which algorithms that begin each round anew go back.
         """
         model.module.to(self.device)
         budget = self.micro_batch_tokens
-        learner = LocalLearner(model, optimiser, micro_batch_tokens=budget, value_head=value_head, restart=restart)
+        learner = LocalLearner(model, optimiser, micro_batch_tokens=budget, critic=critic, restart=restart)
         return Policy(learner, self._sampler(model, lambda: learner.version), model.chat)
 
     def sampler(self, model: CausalModel) -> LocalSampler:

@@ -42,6 +42,10 @@ class Forward(Protocol):
         """What the model says of the chosen tokens, `[B, T]`, 0 elsewhere; `entropy` asks for entropies."""
         ...
 
+    def values(self, batch: Batch, value_head: nn.Module) -> Tensor:
+        """The values alone, `[B, T]`."""
+        ...
+
 
 class PackedForward:
     """Without padding, every prompt once. See `packing`."""
@@ -65,6 +69,14 @@ class PackedForward:
         values = None if value_head is None else value_head(states).reshape(-1)
         return _scatter(batch, packed.rows, packed.columns, scored, values)
 
+    def values(self, batch: Batch, value_head: nn.Module) -> Tensor:
+        """See `Forward`."""
+        packed = pack_tokens(batch.tokens, batch.mask)
+        if packed is None:
+            return _zeros(batch)
+        states = self.trunk.hidden(packed.tokens, packed.positions, packed.layout).index_select(0, packed.sources)
+        return _placed(batch, packed.rows, packed.columns, value_head(states).reshape(-1))
+
 
 class PaddedForward:
     """The module's own forward over right-padded rows."""
@@ -82,21 +94,31 @@ class PaddedForward:
         """See `Forward`."""
         if not batch.mask.any():
             return _nothing(batch, entropy, value_head)
-        width = int(batch.lengths.max())
-        tokens = batch.tokens[:, :width]
-        out = self.module(
-            input_ids=tokens,
-            # Padding comes last, so no token that counts can see it; a mask that hid it would leave padded queries
-            # of a sliding window with nothing to see, and their NaN would reach the gradient.
-            attention_mask=torch.ones_like(tokens),
-            use_cache=False,
-            output_hidden_states=value_head is not None,
-        )
+        out = self._run(batch, hidden=value_head is not None)
         rows, columns = torch.nonzero(batch.mask, as_tuple=True)
         logits = out.logits[rows, columns - 1]
         scored = _score(lambda x: x, logits, batch.tokens[rows, columns], batch.temperature, entropy)
         values = None if value_head is None else value_head(out.hidden_states[-1][rows, columns - 1]).reshape(-1)
         return _scatter(batch, rows, columns, scored, values)
+
+    def values(self, batch: Batch, value_head: nn.Module) -> Tensor:
+        """See `Forward`."""
+        if not batch.mask.any():
+            return _zeros(batch)
+        rows, columns = torch.nonzero(batch.mask, as_tuple=True)
+        states = self._run(batch, hidden=True).hidden_states[-1][rows, columns - 1]
+        return _placed(batch, rows, columns, value_head(states).reshape(-1))
+
+    def _run(self, batch: Batch, hidden: bool) -> Any:
+        tokens = batch.tokens[:, : int(batch.lengths.max())]
+        return self.module(
+            input_ids=tokens,
+            # Padding comes last, so no token that counts can see it; a mask that hid it would leave padded queries
+            # of a sliding window with nothing to see, and their NaN would reach the gradient.
+            attention_mask=torch.ones_like(tokens),
+            use_cache=False,
+            output_hidden_states=hidden,
+        )
 
 
 def _score(
@@ -133,16 +155,23 @@ def _score(
 def _scatter(
     batch: Batch, rows: Tensor, columns: Tensor, scored: tuple[Tensor, Tensor | None], values: Tensor | None
 ) -> Outputs:
-    def place(flat: Tensor | None) -> Tensor | None:
-        if flat is None:
-            return None
-        return flat.new_zeros(batch.mask.shape).index_put((rows, columns), flat)
+    logprobs, entropies = scored
+    return Outputs(
+        _placed(batch, rows, columns, logprobs),
+        None if entropies is None else _placed(batch, rows, columns, entropies),
+        None if values is None else _placed(batch, rows, columns, values),
+    )
 
-    logprobs = place(scored[0])
-    assert logprobs is not None, "there is at least one prediction"
-    return Outputs(logprobs, place(scored[1]), place(values))
+
+def _placed(batch: Batch, rows: Tensor, columns: Tensor, flat: Tensor) -> Tensor:
+    """`flat [M]` at its places in `[B, T]`, 0 elsewhere."""
+    return flat.new_zeros(batch.mask.shape).index_put((rows, columns), flat)
+
+
+def _zeros(batch: Batch) -> Tensor:
+    return torch.zeros(batch.mask.shape, device=batch.tokens.device)
 
 
 def _nothing(batch: Batch, entropy: bool, value_head: nn.Module | None) -> Outputs:
-    zero = torch.zeros(batch.mask.shape, device=batch.tokens.device)
+    zero = _zeros(batch)
     return Outputs(zero, zero if entropy else None, None if value_head is None else zero)

@@ -12,17 +12,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from maieutic.backends.local.check import forward_for
+from maieutic.backends.local.critic import Critic
 from maieutic.backends.local.evaluate import Forward
 from maieutic.backends.local.optimiser import Optimiser, Updater, hidden_matrices
 from maieutic.errors import ConfigError, DataError, ModelError, NumericalError, RunError
@@ -31,7 +32,8 @@ from maieutic.models.progress import no_progress_bars
 from maieutic.protocols import LossTerms
 from maieutic.types import Batch, Outputs
 
-VALUE_HEAD = "value_head."
+#: What the names of a critic's weights begin with.
+CRITIC = "critic."
 
 
 class LocalLearner:
@@ -39,7 +41,7 @@ class LocalLearner:
 
     micro_batch_tokens  tokens run through the model at once, at most (more only where one unit is larger).
     max_skips           updates in a row that may be skipped because a gradient was not finite.
-    value_head          maps hidden states `[M, E]` to values `[M, 1]`; its weights are trained with the model's.
+    critic              what gives values (`ValueHead()`, `SeparateCritic(model)`); trained with the model.
     forward             how the module is run (None: as fast as its architecture allows, see `check`).
     restart             keep a copy of the weights that it begins with, to which `reset` goes back.
     """
@@ -51,7 +53,7 @@ class LocalLearner:
         *,
         micro_batch_tokens: int = 16384,
         max_skips: int = 3,
-        value_head: nn.Module | None = None,
+        critic: Critic | None = None,
         forward: Forward | None = None,
         restart: bool = False,
     ) -> None:
@@ -64,7 +66,7 @@ class LocalLearner:
         self.skips = 0
         self.micro_batch_tokens = micro_batch_tokens
         self.max_skips = max_skips
-        self.value_head = value_head
+        self.critic = None if critic is None else critic.join(model)
         model.module.eval()
         self.forward = forward or forward_for(model.module)
         self.optimiser = optimiser
@@ -72,22 +74,40 @@ class LocalLearner:
         self.start = {name: weight.detach().clone() for name, weight in self.weights().items()} if restart else None
 
     def _new_updater(self) -> Updater:
-        weights = dict(self.weights())
+        critic = self._critic_weights()
+        weights = {name: weight for name, weight in self.weights().items() if name not in critic}
         if not weights:
             raise ModelError("got a model without trainable weights; expected some with requires_grad")
-        return Updater(self.optimiser, weights, hidden_matrices(self.model.module))
+        rate = None if self.critic is None else self.critic.learning_rate
+        return Updater(self.optimiser, weights, hidden_matrices(self.model.module), critic, rate)
+
+    def _critic_weights(self) -> dict[str, Tensor]:
+        return {name: weight for name, weight in self.weights().items() if name.startswith(CRITIC)}
+
+    def _read_critic(self, tensors: Mapping[str, Tensor], folder: Path) -> None:
+        """Put back the critic's trainable weights from those that `save` wrote."""
+        saved = {name: value for name, value in tensors.items() if name.startswith(CRITIC)}
+        own = self._critic_weights()
+        if {name: value.shape for name, value in saved.items()} != {name: w.shape for name, w in own.items()}:
+            raise RunError(
+                f"{folder} holds a critic of {len(saved)} weights (0: none), and this policy has one of {len(own)}, or "
+                "they differ in shape; resume with the critic of the saved run"
+            )
+        with torch.no_grad():
+            for name, weight in own.items():
+                weight.copy_(saved[name])
 
     def weights(self) -> Mapping[str, Tensor]:
-        """The trainable weights by name (views, not copies); those of the value head begin with `value_head.`."""
+        """The trainable weights by name (views, not copies); those of the critic begin with `critic.`."""
         found = dict(self.model.module.named_parameters())
-        if self.value_head is not None:
-            found |= {VALUE_HEAD + name: weight for name, weight in self.value_head.named_parameters()}
+        if self.critic is not None:
+            found |= {CRITIC + name: weight for name, weight in self.critic.named_parameters()}
         return {name: weight for name, weight in found.items() if weight.requires_grad}
 
     @property
     def capabilities(self) -> frozenset[str]:
         """See `maieutic.protocols.Learner`."""
-        able = {"values": self.value_head is not None, "restart": self.start is not None}
+        able = {"values": self.critic is not None, "restart": self.start is not None}
         return frozenset(name for name, can in able.items() if can)
 
     @property
@@ -97,31 +117,28 @@ class LocalLearner:
 
     def outputs(self, batch: Batch, *, entropy: bool = True) -> Outputs:
         """What the model says of the batch now, all at once; with gradient unless it is disabled."""
-        return self.forward.outputs(batch, entropy, self.value_head)
+        if self.critic is None:
+            return self.forward.outputs(batch, entropy)
+        return self.critic.outputs(self.forward, batch, entropy)
 
     @torch.no_grad()
     def logprobs(self, batch: Batch) -> Tensor:
         """See `maieutic.protocols.Learner`."""
-        return self._evaluated(batch).logprobs
+        return self._in_parts(batch, lambda rows: self.forward.outputs(rows, entropy=False).logprobs)
 
     @torch.no_grad()
     def values(self, batch: Batch) -> Tensor:
-        """`[B, T]` values of the states before each chosen token. Raises `ConfigError` without a value head."""
-        found = self._evaluated(batch).values
-        if found is None:
-            raise ConfigError("this policy has no value head; load it with one")
-        return found
+        """See `maieutic.protocols.Learner`. Raises `ConfigError` without a critic."""
+        critic = self.critic
+        if critic is None:
+            raise ConfigError("this policy has no critic; make it with one, e.g. critic=ValueHead()")
+        return self._in_parts(batch, lambda rows: critic.values(self.forward, rows))
 
-    def _evaluated(self, batch: Batch) -> Outputs:
-        parts = [
-            (rows, self.outputs(batch.rows(rows).to(self.device), entropy=False))
-            for rows in self.forward.split(batch, self.micro_batch_tokens)
-        ]
-        order = torch.cat([rows for rows, _ in parts]).argsort()
-        place = batch.tokens.device
-        logprobs = torch.cat([out.logprobs.to(place) for _, out in parts])[order]
-        found = [out.values.to(place) for _, out in parts if out.values is not None]
-        return Outputs(logprobs, None, torch.cat(found)[order] if found else None)
+    def _in_parts(self, batch: Batch, compute: Callable[[Batch], Tensor]) -> Tensor:
+        """`compute` over micro-batches on the weights' device, its rows put together in their order."""
+        parts = self.forward.split(batch, self.micro_batch_tokens)
+        found = [compute(batch.rows(rows).to(self.device)) for rows in parts]
+        return torch.cat([each.to(batch.tokens.device) for each in found])[torch.cat(parts).argsort()]
 
     def step(
         self,
@@ -183,9 +200,11 @@ class LocalLearner:
             )
         return {"optim/grad_norm": norm, "optim/learning_rate": rate, "optim/skipped": float(skipped)}
 
-    def reset(self, folder: Path | None = None, *, total_steps: int | None = None) -> None:
+    def reset(self, folder: Path | None = None, *, total_steps: int | None = None, keep_weights: bool = False) -> None:
         """See `maieutic.protocols.Learner`. `folder` is a model folder, or one that `save` wrote."""
-        if folder is not None:
+        if keep_weights:
+            pass
+        elif folder is not None:
             folder = Path(folder)
             _read_weights(self.model, folder / "model" if (folder / "model").is_dir() else folder)
         elif self.start is not None:
@@ -195,6 +214,7 @@ class LocalLearner:
         else:
             raise ConfigError("this learner kept no weights to go back to; make its policy with restart=True")
         if total_steps is not None:
+            total_steps = max(total_steps, self.optimiser.warmup_steps + 1)
             self.optimiser = dataclasses.replace(self.optimiser, total_steps=total_steps)
         self.updater = self._new_updater()
         self.skips = 0
@@ -204,8 +224,7 @@ class LocalLearner:
         folder = Path(folder)
         save_causal(self.model, folder / "model")
         tensors = {f"state/{name}": value for name, value in self.updater.state().items()}
-        if self.value_head is not None:
-            tensors |= {VALUE_HEAD + name: value for name, value in self.value_head.state_dict().items()}
+        tensors |= self._critic_weights()
         save_file(
             {name: value.detach().contiguous() for name, value in tensors.items()}, folder / "learner.safetensors"
         )
@@ -222,9 +241,7 @@ class LocalLearner:
         except (OSError, ValueError, SafetensorError) as error:
             raise RunError(f"cannot resume from {folder}: {error}. Resume from an earlier checkpoint") from error
         _read_weights(self.model, folder / "model")
-        if self.value_head is not None:
-            own = {n.removeprefix(VALUE_HEAD): t for n, t in tensors.items() if n.startswith(VALUE_HEAD)}
-            self.value_head.load_state_dict(own)
+        self._read_critic(tensors, folder)
         state = {name.removeprefix("state/"): t for name, t in tensors.items() if name.startswith("state/")}
         self.updater.restore(state, counters["steps"])
         self.version, self.skips = counters["version"], counters["skips"]
@@ -235,26 +252,27 @@ class Tally:
 
     def __init__(self) -> None:
         self.loss = 0.0
-        self.tokens = 0
         self.widest = 0.0
         self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
 
     def add(self, batch: Batch, outputs: Outputs, total: Tensor, watched: Mapping[str, Tensor]) -> None:
-        """Count a micro-batch: `watched` are per-token `[B, T]`, of which chosen tokens count."""
+        """Count a micro-batch: `watched` are per-token `[B, T]`, of which chosen tokens count, or per-pair `[P]`."""
         mismatch = (outputs.logprobs.detach() - batch.sampler_logprobs).abs()[batch.mask]
-        seen = {name: value.detach()[batch.mask] for name, value in watched.items()}
+        chosen = {name: value[batch.mask] if value.dim() == 2 else value for name, value in watched.items()}
+        seen = {name: value.detach() for name, value in chosen.items()}
         seen["policy/sampler_mismatch_nats"] = mismatch
         if outputs.entropy is not None:
             seen["policy/entropy"] = outputs.entropy.detach()[batch.mask]
         for name, value in seen.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value.sum())
+            self.counts[name] = self.counts.get(name, 0) + value.numel()
         self.loss += float(total.detach())
-        self.tokens += mismatch.numel()
         self.widest = max(self.widest, float(mismatch.max()) if mismatch.numel() else 0.0)
 
     def metrics(self) -> dict[str, float]:
-        """Means over chosen tokens; `loss` is the weighted sum that was minimised."""
-        means = {name: value / max(1, self.tokens) for name, value in self.sums.items()}
+        """Means over chosen tokens, or over pairs; `loss` is the weighted sum that was minimised."""
+        means = {name: value / max(1, self.counts[name]) for name, value in self.sums.items()}
         return {"loss": self.loss, **means, "policy/sampler_mismatch_max": self.widest}
 
 

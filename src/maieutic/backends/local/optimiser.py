@@ -35,7 +35,8 @@ class Optimiser:
     warmup_steps         the rate rises linearly over so many optimiser steps.
     schedule             "constant", "linear" or "cosine", from the warm-up's end to `final_fraction` of the rate at
                          `total_steps`. Only steps that are taken count: where steps are skipped, the rate ends above.
-    max_grad_norm        gradients longer than this (all trainable weights together) are shortened to it.
+    max_grad_norm        gradients longer than this (all weights of the policy together, and those of a critic) are
+                         shortened to it.
     """
 
     kind: str = "adamw"
@@ -75,23 +76,40 @@ class Optimiser:
 class Updater:
     """The optimiser at work on one model's trainable weights."""
 
-    def __init__(self, config: Optimiser, weights: Mapping[str, Tensor], matrices: frozenset[str]) -> None:
-        """`weights` are the trainable ones by name; `matrices` names those of them that Muon may take."""
+    def __init__(
+        self,
+        config: Optimiser,
+        weights: Mapping[str, Tensor],
+        matrices: frozenset[str],
+        critic: Mapping[str, Tensor] | None = None,
+        critic_rate: float | None = None,
+    ) -> None:
+        """`weights` are the policy's trainable ones by name; `matrices` names those of them that Muon may take.
+
+        A critic's own weights are AdamW's, at `critic_rate` (None: `learning_rate`) under the same schedule.
+        """
         self.config = config
-        self.weights = dict(weights)
+        self.critic = dict(critic or {})
+        self.weights = {**weights, **self.critic}
         self.steps = 0
-        self.engines = KINDS[config.kind](config, self.weights, matrices)
+        self.engines = KINDS[config.kind](config, dict(weights), matrices)
+        if self.critic:
+            self.engines["critic"] = (_adamw(config, self.critic)["adamw"][0], critic_rate or config.learning_rate)
         self.names = {id(weight): name for name, weight in self.weights.items()}
 
     def clip(self) -> float:
-        """The gradient's length, after which it is at most `max_grad_norm` long. Not finite: left as it is."""
-        present = [weight.grad for weight in self.weights.values() if weight.grad is not None]
-        if not present:
-            return 0.0
-        norm = torch.nn.utils.get_total_norm(present)
-        length = float(norm)
+        """The gradient's length, after which it is at most `max_grad_norm` long. Not finite: left as it is.
+
+        A critic's own weights are measured and shortened by themselves: one that is far off, as it is at first, would
+        otherwise shorten the policy's steps. The length returned is that of all together.
+        """
+        policy = [weight for name, weight in self.weights.items() if name not in self.critic]
+        parts = [[w for w in part if w.grad is not None] for part in (policy, list(self.critic.values()))]
+        norms = [torch.nn.utils.get_total_norm([w.grad for w in part if w.grad is not None]) for part in parts if part]
+        length = math.hypot(*(float(norm) for norm in norms))
         if math.isfinite(length):
-            torch.nn.utils.clip_grads_with_norm_(list(self.weights.values()), self.config.max_grad_norm, norm)
+            for part, norm in zip(filter(None, parts), norms, strict=True):
+                torch.nn.utils.clip_grads_with_norm_(part, self.config.max_grad_norm, norm)
         return length
 
     def step(self) -> float:
