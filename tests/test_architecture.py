@@ -16,16 +16,17 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 #: A module imports from lower levels and from its own package only; docs/read-in-order.md draws them.
 LEVELS = [
     {"types", "errors"},
-    {"protocols", "choose", "calculator", "loops"},
+    {"protocols", "choose", "own_code", "calculator", "loops"},
     {"steps"},
     {"core", "tasks", "rewards", "environments"},
     {"models"},
     {"algorithms", "backends"},
     {"rollout", "pack", "annotate", "evaluate"},
-    {"train", "sources", "conformance"},
+    {"train", "sources", "step_rewards", "conformance"},
     {"config"},
     {"run"},
     {"report"},
+    {"compare"},
     {"cli"},
     {"__main__"},
 ]

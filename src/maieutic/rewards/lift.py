@@ -22,23 +22,21 @@ heavy to import is better split.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import inspect
 import logging
 import math
 import numbers
 import sys
-import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, overload
 
-from maieutic.errors import ConfigError, DataError, RewardError
+from maieutic.errors import ConfigError, RewardError
+from maieutic.own_code import load_function
 from maieutic.protocols import Reward
-from maieutic.rewards.serve import Target, load_file
+from maieutic.rewards.serve import Target
 from maieutic.rewards.worker import Ended, Outcome, ThreadCaller, Worker
 from maieutic.types import Finish, Rollout, Score, Task
 
@@ -300,23 +298,8 @@ def load_reward(
 
     Raises `ConfigError` if the file or the name is not there, `DataError` if the file cannot be run.
     """
-    file, colon, name = where.rpartition(":")
-    if not colon or not file.endswith(".py") or not name:
-        raise ConfigError(f"reward {where!r}: expected 'path/to/file.py:function'")
-    path = Path(file).resolve()
-    if not path.is_file():
-        raise ConfigError(f"reward {where!r}: there is no file {path}")
-    digest = hashlib.sha256(str(path).encode()).hexdigest()[:12]
-    try:
-        module = load_file(path, f"maieutic_user_file_{path.stem}_{digest}")
-    # The file is the user's: whatever running it raises is a fault of the file, shown with its traceback.
-    except Exception as error:
-        shown = "".join(traceback.format_exception(error, limit=-3))
-        raise DataError(f"reward {where!r}: the file cannot be run. Remedy: repair it.\n{shown}") from error
-    found = getattr(module, name, None)
-    if found is None:
-        known = sorted(key for key, value in vars(module).items() if inspect.isfunction(value))
-        raise ConfigError(f"reward {where!r}: the file has no {name!r}; its functions: {', '.join(known) or 'none'}")
+    found, path = load_function("reward", where)
+    name = where.rpartition(":")[2]
     if inspect.iscoroutinefunction(found):
         return found
     limit = timeout_seconds

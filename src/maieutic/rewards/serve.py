@@ -15,13 +15,14 @@ import os
 import pickle
 import signal
 import struct
-import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
+
+from maieutic.own_code import load_file
 
 #: What pickling raises for a value that cannot be pickled.
 PICKLE_ERRORS = (pickle.PicklingError, pickle.UnpicklingError, TypeError, AttributeError, ImportError, RecursionError)
@@ -63,21 +64,6 @@ class Target:
             if not self.path or error.name is None or not (self.module + ".").startswith(error.name + "."):
                 raise
             return load_file(Path(self.path), self.module)
-
-
-def load_file(path: Path, name: str = "") -> ModuleType:
-    """Execute a Python file as a module. Modules beside the file can be imported, as in a script."""
-    name = name or f"maieutic_user_file_{path.stem}"
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def read_frame(pipe: IO[bytes]) -> bytes | None:
