@@ -114,7 +114,8 @@ class Teacher(Scorer, Protocol):
         ...
 
 
-#: `loss(outputs, batch)` → (per-token loss `[B, T]`, per-token quantities to watch); see `maieutic.core.parts.Loss`.
+#: `loss(outputs, batch)` → (per-token loss `[B, T]`, quantities to watch, per token or per pair `[P]`); see
+#: `maieutic.core.parts.Loss`.
 LossTerms = Callable[[Outputs, Batch], tuple["Tensor", Mapping[str, "Tensor"]]]
 
 

@@ -170,10 +170,11 @@ class ToyLearner:
         watched: dict[str, float] = {}
         total, mismatch, entropy = 0.0, 0.0, 0.0
         chosen = float(batch.mask.sum())
-        for rows in torch.arange(batch.size).tensor_split(self.micro_batches):
-            if not len(rows):
+        pairs = len(batch.pairs) if batch.has("pairs") else 0
+        for units in torch.unique(batch.units).tensor_split(self.micro_batches):
+            if not len(units):
                 continue
-            part = batch.rows(rows)
+            part = batch.rows(torch.isin(batch.units, units).nonzero().flatten())
             outputs = self.model.outputs(part)
             if "old_logprobs" in needs and not part.has("old_logprobs"):
                 part = part.with_(old_logprobs=outputs.logprobs.detach())
@@ -182,7 +183,8 @@ class ToyLearner:
             weighted.backward()
             total += float(weighted.detach())
             for name, quantity in seen.items():
-                watched[name] = watched.get(name, 0.0) + float((quantity * part.mask).sum()) / chosen
+                mean = (quantity * part.mask).sum() / chosen if quantity.dim() == 2 else quantity.sum() / pairs
+                watched[name] = watched.get(name, 0.0) + float(mean)
             mismatch += float(((outputs.logprobs.detach() - part.sampler_logprobs) * part.mask).abs().sum()) / chosen
             entropy += float(outputs.entropy.detach().sum()) / chosen if outputs.entropy is not None else 0.0
         if not all(torch.isfinite(p.grad).all() for p in self.model.parameters() if p.grad is not None):

@@ -196,8 +196,8 @@ class Credit(Part):
 class Loss(Part):
     """(outputs, batch) → per-token loss `[B, T]`. A loss never reduces; `weigh` says how tokens count.
 
-    The function behind it returns the loss, or the loss and a dict of per-token quantities worth watching (detached,
-    `[B, T]`); their masked means are logged under the names given.
+    The function behind it returns the loss, or the loss and a dict of quantities worth watching (detached): per token
+    `[B, T]`, whose mean over chosen tokens is logged under the name given, or per pair `[P]`.
     """
 
     def __call__(self, outputs: Outputs, batch: Batch) -> Tensor:

@@ -8,16 +8,19 @@ add. Four choices that libraries mix up, and what each favours (Dr. GRPO, arXiv 
     sequence_sum      1 / rows                         every token the same, rows by length; RLOO's
     constant_length   1 / (rows · L)                   as sequence_sum, with a constant in its place; Dr. GRPO's
 
-Rows without a chosen token weigh nothing and are not counted. Letters: `B` rows, `T` tokens.
+and one for losses of pairs, `pair_mean`.
+
+Rows without a chosen token weigh nothing and are not counted. Letters: `B` rows, `T` tokens, `P` pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
-from maieutic.core.parts import weigh
+from maieutic.core.parts import needs, weigh
 from maieutic.types import Batch
 
 
@@ -74,5 +77,22 @@ def constant_length(length: int) -> Callable[[Batch], Tensor]:
     def weights(batch: Batch) -> Tensor:
         mask, _, rows = _counts(batch)
         return mask / (rows.clamp(min=1) * length)
+
+    return weights
+
+
+@weigh
+def pair_mean() -> Callable[[Batch], Tensor]:
+    """wᵢₜ = mᵢₜ / (P · |oᵢ|) on chosen rows, 0 on rejected ones: the mean over pairs (DPO, arXiv 2305.18290, and kin).
+
+    A pair's loss stands on every chosen token of its chosen row (see `maieutic.core.preference`), so their weights
+    add up to 1/P; a term that differs from token to token, such as `chosen_nll`, is averaged over the completion.
+    """
+
+    @needs("pairs")
+    def weights(batch: Batch) -> Tensor:
+        mask, lengths, _ = _counts(batch)
+        chosen = torch.zeros_like(lengths).index_fill(0, batch.pairs[:, 0], 1.0)
+        return mask * chosen / lengths.clamp(min=1) / max(1, len(batch.pairs))
 
     return weights
