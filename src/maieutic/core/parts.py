@@ -19,18 +19,19 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 import torch
 
 from maieutic.errors import MissingColumn
-from maieutic.types import PROVIDERS, Batch, Example, Group, Outputs
+from maieutic.types import PROVIDERS, Batch, Example, Group, Outputs, Score
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from maieutic.protocols import Learner
+    from maieutic.protocols import Chat, Learner
+    from maieutic.steps import Labels
 
 P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -109,6 +110,12 @@ class Memory(Protocol):
     def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
+class Keeps(Memory, Protocol):
+    """A memory of rollouts to learn from again; `add` puts those of these groups that are to be kept beside them."""
+
+    def add(self, groups: Sequence[Group]) -> None: ...
+
+
 @dataclass(frozen=True)
 class Part:
     """A named function with its hyper-parameters closed over: `label` is how it was written.
@@ -144,7 +151,9 @@ class Select(Part):
 
     `keeps` says of one group whether any of its rows would be selected, where that is known (else None): a source may
     draw again for groups that would not be (dynamic sampling). `siblings` is the smallest group of which it can take
-    any row. `shown`: its rows were shown to the policy, which samples nothing.
+    any row. `shown`: its rows were shown to the policy, which samples nothing. `kept`: what it has kept of earlier
+    batches, where it goes on learning from that. `hints` says of a score whether a rollout is taken, where the source
+    should try again, with the answer in the prompt, the tasks of which none is.
     """
 
     @property
@@ -158,6 +167,29 @@ class Select(Part):
     @property
     def keeps(self) -> Callable[[Group], bool] | None:
         return getattr(self.function, "keeps", None)
+
+    @property
+    def labels(self) -> Labels | None:
+        """The labels that its rows carry before their steps, with which the model is to be asked afterwards."""
+        return getattr(self.function, "labels", None)
+
+    @property
+    def continuations(self) -> int:
+        """From the end of each step, how many continuations are to be judged for its step reward (0: none)."""
+        return getattr(self.function, "continuations", 0)
+
+    def bind(self, chat: Chat) -> Select:
+        """The same for a model's chat; itself where it writes no tokens."""
+        bind = getattr(self.function, "bind", None)
+        return self if bind is None else replace(self, function=bind(chat))
+
+    @property
+    def kept(self) -> Keeps | None:
+        return getattr(self.function, "kept", None)
+
+    @property
+    def hints(self) -> Callable[[Score], bool] | None:
+        return getattr(self.function, "hints", None)
 
     def __call__(self, groups: Sequence[Group]) -> list[Example]:
         return list(self.function(groups))
@@ -245,11 +277,14 @@ class Weigh(Part):
 class Update(Part):
     """(learner, batch, algorithm) → metrics: how the weights move on a credited batch.
 
-    `steps` is how many optimiser steps one batch makes at most. With one, each row meets the policy that the batch
-    began with, so the old policy is the present one and `old_logprobs` need no forward pass of their own.
+    `steps` is how many optimiser steps one batch makes at most; None where that depends on the batch (the update then
+    begins the learning-rate schedule anew itself). With one, each row meets the policy that the batch began with, so
+    the old policy is the present one and `old_logprobs` need no forward pass of their own (unless the update itself
+    `needs` them). One that `uses_optimiser` steps as the learner's optimiser does, at its learning rate.
     """
 
-    steps: int = 1
+    steps: int | None = 1
+    uses_optimiser: bool = True
 
     def __call__(self, learner: Learner, batch: Batch, algorithm: Algorithm) -> dict[str, float]:
         return self.function(learner, batch, algorithm)
@@ -301,8 +336,15 @@ class Algorithm:
     @property
     def asks(self) -> frozenset[str]:
         """The columns that models must fill before credit is given: a reference, an old policy, a critic."""
-        spared = {"old_logprobs"} - self.credit.needs if self.update.steps == 1 else set()
+        spared = {"old_logprobs"} - self.credit.needs - self.update.needs if self.update.steps == 1 else set()
         return self.needs - FILLED_BY_ALGORITHM - spared
+
+    def bind(self, chat: Chat) -> Algorithm:
+        """The algorithm for a policy's chat: `rcrl().bind(policy.chat)`. Itself where no part writes tokens.
+
+        Raises ModelError when the model's vocabulary lacks what a part has to write.
+        """
+        return replace(self, select=self.select.bind(chat))
 
     def state(self) -> list[dict[str, Any]]:
         """What its parts remember, as JSON."""
