@@ -166,6 +166,48 @@ class Learner(Protocol):
         ...
 
 
+class Neighbourhood(Protocol):
+    """The policies around the one that a learner had when this was made, seen on one batch.
+
+    Vectors `[n]` are the trainable weights end to end, in the order of `Learner.weights`, in float32 at least.
+    """
+
+    def parameters(self) -> Tensor:
+        """`[n]` the present weights, copied."""
+        ...
+
+    def move(self, parameters: Tensor) -> None:
+        """Go to these weights `[n]`. What `parameters` returned brings back the very same ones."""
+        ...
+
+    def objective(self, loss: LossTerms) -> float:
+        """`sum(weights * loss)` over the batch under the present weights."""
+        ...
+
+    def fisher_product(self, vector: Tensor) -> Tensor:
+        """`F v [n]`, the Fisher matrix of the present policy, a mean over the tokens that are compared."""
+        ...
+
+    def kl(self) -> float:
+        """The mean KL(kept ‖ present) over those tokens, over the whole vocabulary at each: nats a token."""
+        ...
+
+
+class TrustRegionLearner(Learner, Protocol):
+    """A learner with the capability "trust_region": its weights can be moved by hand, and policies compared."""
+
+    def gradient(self, batch: Batch, loss: LossTerms) -> tuple[Tensor, dict[str, float]]:
+        """The gradient `[n]` of `sum(weights * loss)` over the batch, and the metrics that a step would have.
+
+        One that is not finite counts as a step that was skipped. Raises NumericalError after too many in a row.
+        """
+        ...
+
+    def neighbourhood(self, batch: Batch, tokens: Tensor) -> Neighbourhood:
+        """Keep the present policy, to compare others with it at `tokens [B, T]`, some of the chosen ones."""
+        ...
+
+
 class Source(Protocol):
     """Where groups come from. `state` is JSON; `restore(state())` continues as if nothing had happened."""
 

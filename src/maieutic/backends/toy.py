@@ -21,6 +21,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from maieutic.core.neighbourhood import KeptPolicy
+from maieutic.core.trust_region import flatten
 from maieutic.errors import ConfigError, NumericalError, PromptTooLong
 from maieutic.protocols import Completion, LossTerms, Policy, Sampling
 from maieutic.types import Batch, Finish, Message, Outputs, Task, Verdict
@@ -152,8 +154,8 @@ class ToyLearner:
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """It can restart."""
-        return frozenset({"restart"})
+        """It can restart, and be moved within a trust region."""
+        return frozenset({"restart", "trust_region"})
 
     def values(self, batch: Batch) -> Tensor:
         """Raises ConfigError: the table has no critic."""
@@ -166,6 +168,32 @@ class ToyLearner:
 
     def step(self, batch: Batch, loss: LossTerms, *, needs: frozenset[str] = frozenset()) -> dict[str, float]:
         """One optimiser step on `sum(weights * loss)`."""
+        metrics = self._accumulate(batch, loss, needs)
+        self._optimiser.step()
+        self.version += 1
+        return metrics
+
+    def gradient(self, batch: Batch, loss: LossTerms) -> tuple[Tensor, dict[str, float]]:
+        """See `maieutic.protocols.TrustRegionLearner`. Raises NumericalError for the first one that is not finite."""
+        metrics = self._accumulate(batch, loss, frozenset())
+        made = [w.new_zeros(w.shape) if w.grad is None else w.grad for w in self.model.parameters()]
+        return flatten(made), metrics
+
+    def neighbourhood(self, batch: Batch, tokens: Tensor) -> KeptPolicy:
+        """See `maieutic.protocols.TrustRegionLearner`."""
+        units = [some for some in torch.unique(batch.units).tensor_split(self.micro_batches) if len(some)]
+        split = [torch.isin(batch.units, some).nonzero().flatten() for some in units]
+
+        def logits(part: Batch, at: Tensor) -> Tensor:
+            return self.model.logits(part)[at] / part.temperature
+
+        def parts() -> Iterator[tuple[Batch, Tensor]]:
+            return ((batch.rows(rows), tokens[rows]) for rows in split)
+
+        return KeptPolicy(list(self.model.parameters()), parts, self.model.outputs, logits)
+
+    def _accumulate(self, batch: Batch, loss: LossTerms, needs: frozenset[str]) -> dict[str, float]:
+        """Leave the gradient of `sum(weights * loss)` in the table's `grad`."""
         self._optimiser.zero_grad()
         watched: dict[str, float] = {}
         total, mismatch, entropy = 0.0, 0.0, 0.0
@@ -189,8 +217,6 @@ class ToyLearner:
             entropy += float(outputs.entropy.detach().sum()) / chosen if outputs.entropy is not None else 0.0
         if not all(torch.isfinite(p.grad).all() for p in self.model.parameters() if p.grad is not None):
             raise NumericalError("the gradient is not finite; look at the rewards and the learning rate")
-        self._optimiser.step()
-        self.version += 1
         return {
             "loss": total, **watched, "policy/sampler_mismatch_nats": mismatch, "policy/entropy": entropy,
         }  # fmt: skip

@@ -45,6 +45,21 @@ def policy_gradient() -> Callable[[Outputs, Batch], Tensor]:
     return score_function
 
 
+@loss
+def surrogate() -> Callable[[Outputs, Batch], Tensor]:
+    """Lₜ = −ρₜ Aₜ, with ρₜ = π(aₜ) / π_old(aₜ): the unclipped objective, for updates that bound the step themselves.
+
+    TRPO, arXiv 1502.05477. At ρ = 1 its gradient is that of `policy_gradient`.
+    """
+
+    @needs("advantages", "old_logprobs")
+    def importance_weighted(outputs: Outputs, batch: Batch) -> Tensor:
+        log_ratio = (outputs.logprobs - batch.old_logprobs).clamp(-LIMIT, LIMIT)
+        return -torch.exp(log_ratio) * batch.advantages
+
+    return importance_weighted
+
+
 def _check_clip(name: str, low: float, high: float) -> None:
     if not 0.0 <= low < 1.0 or high < 0.0:
         raise ValueError(
