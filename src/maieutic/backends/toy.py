@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from maieutic.core.neighbourhood import KeptPolicy
 from maieutic.core.trust_region import flatten
+from maieutic.core.following import Following
 from maieutic.errors import ConfigError, NumericalError, PromptTooLong
 from maieutic.protocols import Completion, LossTerms, Policy, Sampling
 from maieutic.types import Batch, Finish, Message, Outputs, Task, Verdict
@@ -90,12 +91,15 @@ class ToyModel(nn.Module):
         return torch.where(inside[..., None], found, torch.zeros_like(found))
 
     def outputs(self, batch: Batch) -> Outputs:
-        """Log-probs and entropy of the chosen tokens, `[B, T]`, with gradient."""
+        """Log-probs and entropy of the chosen tokens, `[B, T]`, and those of a teacher's candidates, with gradient."""
         logprobs = torch.log_softmax(self.logits(batch) / batch.temperature, dim=-1)
         chosen = logprobs.gather(-1, batch.tokens[..., None])[..., 0]
         entropy = -(logprobs.exp() * logprobs).sum(-1)
         zero = torch.zeros_like(chosen)
-        return Outputs(torch.where(batch.mask, chosen, zero), torch.where(batch.mask, entropy, zero))
+        top = None
+        if batch.has("teacher_top_ids"):
+            top = torch.where(batch.mask[..., None], logprobs.gather(-1, batch.teacher_top_ids), zero[..., None])
+        return Outputs(torch.where(batch.mask, chosen, zero), torch.where(batch.mask, entropy, zero), top_logprobs=top)
 
 
 @dataclass
@@ -247,18 +251,49 @@ class ToyLearner:
 
 
 class ToyScorer:
-    """A frozen copy of a toy model, as a reference."""
+    """A frozen copy of a toy model, as a reference or a teacher, of which it keeps `top_k` candidates (None: all)."""
 
-    def __init__(self, model: ToyModel) -> None:
+    def __init__(self, model: ToyModel, top_k: int | None = None) -> None:
         self._model = ToyModel(
             int(model.table.shape[2]), model.length, int(model.table.shape[0]), dtype=model.table.dtype
         )
         self._model.load_state_dict(model.state_dict())
+        self.top_k = int(model.table.shape[2]) if top_k is None else top_k
 
     @torch.no_grad()
     def logprobs(self, batch: Batch) -> Tensor:
         """`[B, T]` nats."""
         return self._model.outputs(batch).logprobs
+
+    @torch.no_grad()
+    def top(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Ids and log-probs of its likeliest tokens, `[B, T, K]`; 0 off the mask."""
+        logprobs, ids = torch.log_softmax(self._model.logits(batch) / batch.temperature, dim=-1).topk(self.top_k)
+        return ids * batch.mask[..., None], logprobs * batch.mask[..., None]
+
+
+class ToyFollower(ToyScorer):
+    """A reference that follows a toy model; see `maieutic.core.following`."""
+
+    def __init__(self, learner: ToyLearner, every: int, mix: float) -> None:
+        super().__init__(learner.model)
+        self._learner, self._rule = learner, Following(every, mix, learner.version)
+
+    def logprobs(self, batch: Batch) -> Tensor:
+        """`[B, T]` nats, after the moves that are due."""
+        self._rule.move(self._learner.version, dict(self._model.named_parameters()), self._learner.weights())
+        return super().logprobs(batch)
+
+    def save(self, folder: Path) -> None:
+        """Its table, and how often it has moved."""
+        state = {**self._model.state_dict(), "moves": torch.tensor(self._rule.moves)}
+        save_file(state, folder / "reference.safetensors")
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote."""
+        state = load_file(folder / "reference.safetensors")
+        self._rule.moves = int(state.pop("moves"))
+        self._model.load_state_dict(state)
 
 
 def toy_policy(chat: ToyChat, length: int, buckets: int = 1, *, learning_rate: float = 0.3, seed: int = 0) -> Policy:
