@@ -3,13 +3,29 @@
     name        which rows       credit                    loss                             tokens count      step
     ---------------------------------------------------------------------------------------------------------------
     sft         demonstrations   –                         nll                              token_mean        sgd
+    rejection_sampling  correct_only (dedup)  –            nll                              token_mean        refit
+    star        correct_only (hints)  –                    nll                              token_mean        refit from base
+    rest_em     correct_only (cap)  –                      nll                              token_mean        refit from base
+    expert_iteration    correct_only (union)  –            nll                              token_mean        refit from base
+    rcrl        conditioned_on_reward  –                   nll                              token_mean        refit
     reinforce   everything       discounted | whitened     policy_gradient                  token_mean        sgd
     rloo        everything       leave_one_out             policy_gradient                  sequence_sum      sgd
+    reinforce_plus_plus           kl_in_reward | discounted | whitened   clipped_surrogate  token_mean        sgd
+    reinforce_plus_plus_baseline  group_centered | whitened   clipped_surrogate + β·k2     token_mean        sgd
     grpo        everything       group_normalized          clipped_surrogate (+ β·KL)       sequence_mean     sgd
     dr_grpo     everything       group_centered            clipped_surrogate                constant_length   sgd
     dapo        informative      group_normalized          clipped_surrogate (low, high)    token_mean        sgd
+    lite_ppo    everything       group_centered | batch_scaled  clipped_surrogate           token_mean        sgd
+    gdpo        everything       parts_normalized | batch_normalized  clipped_surrogate     sequence_mean     sgd
     gspo        everything       group_normalized          clipped_sequence_ratio           sequence_mean     sgd
+    gspo_token  everything       group_normalized          clipped_sequence_token_ratio     sequence_mean     sgd
     cispo       everything       group_normalized          clipped_weight                   token_mean        sgd
+    sapo        everything       group_normalized          soft_gate                        sequence_mean     sgd
+    orpo        pairs            –                         chosen_nll + β·odds_ratio        pair_mean         sgd
+    dpo         pairs            –                         dpo (a reference)                pair_mean         sgd
+    ipo         pairs            –                         ipo (a reference)                pair_mean         sgd
+    simpo       pairs            –                         simpo                            pair_mean         sgd
+    rpo         pairs            –                         dpo + α·chosen_nll               pair_mean         sgd
 
 `maieutic algorithms` prints it from the values themselves. A new algorithm is one function here; a coefficient of 0
 leaves its part out, and a model that only this part would have read is not asked for.
@@ -17,37 +33,56 @@ leaves its part out, and a model that only this part would have read is not aske
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from maieutic.choose import choose
+from maieutic.core import preference
+from maieutic.core.conditioned import RULES, conditioned_on_reward
+from maieutic.core.corrections import CORRECTIONS, Correction, corrected
 from maieutic.core.credit import (
+    batch_normalized,
+    batch_scaled,
     discounted,
     group_centered,
     group_normalized,
     kl_in_reward,
     leave_one_out,
     none,
+    parts_normalized,
     whitened,
 )
-from maieutic.core.kl import ESTIMATORS, k3
+from maieutic.core.critic import entropy_bonus
+from maieutic.core.kl import ESTIMATORS, k2, k3
 from maieutic.core.losses import (
     clipped_sequence_ratio,
+    clipped_sequence_token_ratio,
     clipped_surrogate,
     clipped_weight,
     kl_to_reference,
     nll,
     policy_gradient,
+    soft_gate,
 )
-from maieutic.core.parts import Algorithm
+from maieutic.core.pairs import Pairing, pairing
+from maieutic.core.parts import Algorithm, Credit
 from maieutic.core.select import demonstrations, everything, informative
-from maieutic.core.update import sgd
-from maieutic.core.weights import constant_length, sequence_mean, sequence_sum, token_mean
-from maieutic.errors import UnknownName
+from maieutic.core.self_training import correct_only
+from maieutic.core.update import refit, sgd
+from maieutic.core.weights import constant_length, pair_mean, sequence_mean, sequence_sum, token_mean
+from maieutic.errors import ConfigError, UnknownName
+from maieutic.own_code import load_function
 
-Estimator = Callable[[Tensor, Tensor], Tensor]
+Estimator = Callable[..., Tensor]
+
+#: What GRPO's advantage is divided by (TRL's `scale_rewards`): the deviation of a group, of the batch, or nothing.
+SCALES: Mapping[str, Credit] = {
+    "group": group_normalized(),
+    "batch": group_centered() | batch_scaled(),
+    "none": group_centered(),
+}
 
 
 def sft() -> Algorithm:
@@ -55,65 +90,256 @@ def sft() -> Algorithm:
     return Algorithm("sft", demonstrations(), none(), nll(), token_mean(), sgd())
 
 
-def reinforce(gamma: float = 1.0) -> Algorithm:
+def rejection_sampling(dedup: str = "equations", cap: int | None = None, epochs: int = 3, rows: int = 64) -> Algorithm:
+    """RFT (arXiv 2308.01825): fine-tune on the correct samples, one of each path of equations; one step is a round."""
+    update = refit(epochs, rows, restart=False)
+    return Algorithm("rejection_sampling", correct_only(dedup, cap), none(), nll(), token_mean(), update)
+
+
+def star(steps: int = 40, growth: float = 1.2, rows: int = 64, union: bool = False) -> Algorithm:
+    """STaR (arXiv 2203.14465): what failed is tried again with the answer as a hint; each round begins at the base.
+
+    A round learns what it sampled and what it rationalised; `union` adds what earlier rounds did."""
+    update = refit(rows=rows, steps=steps, growth=growth)
+    return Algorithm("star", correct_only(union=union, hints=True), none(), nll(), token_mean(), update)
+
+
+def rest_em(cap: int = 10, epochs: int = 3, rows: int = 64) -> Algorithm:
+    """ReST-EM (arXiv 2312.06585): each round begins at the base, on that round's samples alone, 10 a task at most."""
+    return Algorithm("rest_em", correct_only(cap=cap), none(), nll(), token_mean(), refit(epochs, rows))
+
+
+def expert_iteration(dedup: str = "text", epochs: int = 3, rows: int = 64) -> Algorithm:
+    """Expert iteration (arXiv 2403.04642): each round begins at the base, on all that was found so far (96 samples a
+    task and round there). With one gradient step and every duplicate kept it is REINFORCE on rewards 0 and 1."""
+    chosen, update = correct_only(dedup, union=True), refit(epochs, rows)
+    return Algorithm("expert_iteration", chosen, none(), nll(), token_mean(), update)
+
+
+def rcrl(
+    labels: str = "outcome", threshold: float = 0.5, ratio: Sequence[float] | None = None,
+    continuations: int | None = None, loss_on_labels: bool = False, good: str = "[GOOD]", bad: str = "[BAD]",
+    delimiter: str = "\n", epochs: int = 3, rows: int = 64,
+) -> Algorithm:  # fmt: skip
+    """Return-conditioned RL (arXiv 2403.04642): each step is learned after a label that says how good it was, and the
+    model is asked for good ones ever after. There one round, on many samples of the best expert iteration policy; here
+    one step is a round, on samples of the policy that the step begins with."""
+    rule, words = _named("rule for labels", RULES, labels), Labels(good, bad, delimiter)
+    chosen = conditioned_on_reward(rule, threshold, ratio, loss_on_labels, continuations, words)
+    return Algorithm("rcrl", chosen, none(), nll(), token_mean(), refit(epochs, rows, restart=False))
+
+
+def reinforce(gamma: float = 1.0, entropy: float = 0.0) -> Algorithm:
     """REINFORCE (Williams, 1992) with returns to go, whitened over the batch as the baseline."""
-    give = discounted(gamma) | whitened()
-    return Algorithm("reinforce", everything(), give, policy_gradient(), token_mean(), sgd())
+    give, loss = discounted(gamma) | whitened(), policy_gradient() + entropy * entropy_bonus()
+    return Algorithm("reinforce", everything(), give, loss, token_mean(), sgd())
 
 
-def rloo(beta: float = 0.0) -> Algorithm:
+def reinforce_plus_plus(
+    beta: float = 0.01, gamma: float = 1.0, epsilon: float = 0.2, correction: Correction | None = None,
+    epochs: int = 1, minibatches: int = 1,
+) -> Algorithm:  # fmt: skip
+    """REINFORCE++ (arXiv 2501.03262): PPO without a critic, for one completion a task; returns to go of a reward with
+    the KL in it, token by token, whitened over the batch. β as in OpenRLHF."""
+    give = kl_in_reward(beta) | discounted(gamma) | whitened()
+    loss = corrected(clipped_surrogate(epsilon), correction)
+    return Algorithm("reinforce_plus_plus", everything(), give, loss, token_mean(), sgd(epochs, minibatches))
+
+
+def reinforce_plus_plus_baseline(
+    beta: float = 0.001, epsilon: float = 0.2, kl: Estimator = k2, correction: Correction | None = None,
+    epochs: int = 1, minibatches: int = 1,
+) -> Algorithm:  # fmt: skip
+    """REINFORCE++ with baseline (arXiv 2501.03262): the group's mean taken off, then whitened over the batch; the KL is
+    k2 in the loss. β as in OpenRLHF's example."""
+    loss = corrected(clipped_surrogate(epsilon), correction) + beta * kl_to_reference(kl)
+    give, update = group_centered() | whitened(), sgd(epochs, minibatches)
+    return Algorithm("reinforce_plus_plus_baseline", everything(), give, loss, token_mean(), update)
+
+
+def rloo(beta: float = 0.0, correction: Correction | None = None) -> Algorithm:
     """RLOO (arXiv 2402.14740): the other siblings' mean is the baseline; a KL goes into the reward."""
-    give = kl_in_reward(beta) | leave_one_out()
-    return Algorithm("rloo", everything(), give, policy_gradient(), sequence_sum(), sgd())
+    give, loss = kl_in_reward(beta) | leave_one_out(), corrected(policy_gradient(), correction)
+    return Algorithm("rloo", everything(), give, loss, sequence_sum(), sgd())
 
 
 def grpo(
-    beta: float = 0.0, epsilon: float = 0.2, epsilon_high: float | None = None, kl: Estimator = k3, epochs: int = 1,
+    beta: float = 0.0, epsilon: float = 0.2, epsilon_high: float | None = None, kl: Estimator = k3,
+    scale: str = "group", ratio_anchor: str = "old", correction: Correction | None = None, entropy: float = 0.0,
+    epochs: int = 1, minibatches: int = 1,
+) -> Algorithm:  # fmt: skip
+    """GRPO (arXiv 2402.03300): ratio, advantage, clip, KL. The paper has β = 0.04 with k3 in the loss; TRL's default,
+    and ours, is β = 0. A course takes the ratio to the reference (`ratio_anchor="ref"`): that is not GRPO."""
+    surrogate = corrected(clipped_surrogate(epsilon, epsilon_high, anchor=ratio_anchor), correction)
+    loss, give = surrogate + beta * kl_to_reference(kl) + entropy * entropy_bonus(), _named("scale", SCALES, scale)
+    return Algorithm("grpo", everything(), give, loss, sequence_mean(), sgd(epochs, minibatches))
+
+
+def dr_grpo(
+    max_completion_length: int, epsilon: float = 0.2, correction: Correction | None = None, epochs: int = 1,
     minibatches: int = 1,
 ) -> Algorithm:  # fmt: skip
-    """GRPO (arXiv 2402.03300). The paper has β = 0.04 with k3 in the loss; TRL's default, and ours, is β = 0."""
-    loss = clipped_surrogate(epsilon, epsilon_high) + beta * kl_to_reference(kl)
-    return Algorithm("grpo", everything(), group_normalized(), loss, sequence_mean(), sgd(epochs, minibatches))
-
-
-def dr_grpo(max_completion_length: int, epsilon: float = 0.2, epochs: int = 1, minibatches: int = 1) -> Algorithm:
     """Dr. GRPO (arXiv 2503.20783): no division by the deviation, none by a row's length."""
-    loss, weigh = clipped_surrogate(epsilon), constant_length(max_completion_length)
+    loss, weigh = corrected(clipped_surrogate(epsilon), correction), constant_length(max_completion_length)
     return Algorithm("dr_grpo", everything(), group_centered(), loss, weigh, sgd(epochs, minibatches))
 
 
-def dapo(epsilon: float = 0.2, epsilon_high: float = 0.28, epochs: int = 1, minibatches: int = 1) -> Algorithm:
-    """DAPO (arXiv 2503.14476): clip-higher, token mean, only groups whose rewards differ (the source refills them)."""
-    loss = clipped_surrogate(epsilon, epsilon_high)
-    return Algorithm("dapo", informative(), group_normalized(), loss, token_mean(), sgd(epochs, minibatches))
+def dapo(
+    epsilon: float = 0.2, epsilon_high: float = 0.28, skip_truncated: bool = False,
+    correction: Correction | None = None, epochs: int = 1, minibatches: int = 1,
+) -> Algorithm:  # fmt: skip
+    """DAPO (arXiv 2503.14476): clip-higher, token mean, only groups whose rewards differ (the source refills them). Its
+    two answers to length are the reward `soft_overlong` and `skip_truncated`, which leaves out what the limit cut."""
+    loss, select = corrected(clipped_surrogate(epsilon, epsilon_high), correction), informative(skip_truncated)
+    return Algorithm("dapo", select, group_normalized(), loss, token_mean(), sgd(epochs, minibatches))
 
 
-def gspo(epsilon: float = 3e-4, epsilon_high: float = 4e-4, epochs: int = 1, minibatches: int = 1) -> Algorithm:
+def lite_ppo(
+    epsilon: float = 0.2, correction: Correction | None = None, epochs: int = 1, minibatches: int = 1
+) -> Algorithm:
+    """Lite PPO (arXiv 2508.08221): the group's mean, the batch's deviation, the token mean, and nothing else."""
+    loss, give = corrected(clipped_surrogate(epsilon), correction), group_centered() | batch_scaled()
+    return Algorithm("lite_ppo", everything(), give, loss, token_mean(), sgd(epochs, minibatches))
+
+
+def gdpo(
+    reward_weights: Mapping[str, float] | None = None, epsilon: float = 0.2, correction: Correction | None = None,
+    epochs: int = 1, minibatches: int = 1,
+) -> Algorithm:  # fmt: skip
+    """GDPO (arXiv 2601.05242): GRPO for rewards of several parts, each normalised in its group and only then added."""
+    give = parts_normalized(reward_weights) | batch_normalized()
+    loss = corrected(clipped_surrogate(epsilon), correction)
+    return Algorithm("gdpo", everything(), give, loss, sequence_mean(), sgd(epochs, minibatches))
+
+
+def gspo(
+    epsilon: float = 3e-4, epsilon_high: float = 4e-4, correction: Correction | None = None, epochs: int = 1,
+    minibatches: int = 1,
+) -> Algorithm:  # fmt: skip
     """GSPO (arXiv 2507.18071): one ratio for a whole completion, clipped tightly. The paper has four minibatches."""
-    loss = clipped_sequence_ratio(epsilon, epsilon_high)
+    loss = corrected(clipped_sequence_ratio(epsilon, epsilon_high), correction)
     return Algorithm("gspo", everything(), group_normalized(), loss, sequence_mean(), sgd(epochs, minibatches))
 
 
-def cispo(cap: float = 5.0, epochs: int = 1, minibatches: int = 1) -> Algorithm:
+def gspo_token(
+    epsilon: float = 3e-4, epsilon_high: float = 4e-4, correction: Correction | None = None, epochs: int = 1,
+    minibatches: int = 1,
+) -> Algorithm:  # fmt: skip
+    """GSPO-token (arXiv 2507.18071): GSPO's ratio and clip, with a gradient for each token's own advantage."""
+    loss = corrected(clipped_sequence_token_ratio(epsilon, epsilon_high), correction)
+    return Algorithm("gspo_token", everything(), group_normalized(), loss, sequence_mean(), sgd(epochs, minibatches))
+
+
+def sapo(
+    tau_positive: float = 1.0, tau_negative: float = 1.05, correction: Correction | None = None, epochs: int = 1,
+    minibatches: int = 1,
+) -> Algorithm:  # fmt: skip
+    """SAPO (arXiv 2511.20347): a smooth gate on the ratio in the place of a clip, a little tighter for bad tokens."""
+    loss = corrected(soft_gate(tau_positive, tau_negative), correction)
+    return Algorithm("sapo", everything(), group_normalized(), loss, sequence_mean(), sgd(epochs, minibatches))
+
+
+def cispo(cap: float = 5.0, correction: Correction | None = None, epochs: int = 1, minibatches: int = 1) -> Algorithm:
     """CISPO (arXiv 2506.13585): the importance weight is capped, and no token's gradient is clipped away."""
-    loss = clipped_weight(cap)
+    loss = corrected(clipped_weight(cap), correction)
     return Algorithm("cispo", everything(), group_normalized(), loss, token_mean(), sgd(epochs, minibatches))
 
 
+def orpo(beta: float = 0.1, pairs: Pairing = "one", epochs: int = 1, minibatches: int = 1) -> Algorithm:
+    """ORPO (arXiv 2403.07691): likelihood of the chosen side, and the odds ratio times β (the paper's λ); no reference.
+
+    `pairs`, here and below: how they are formed of what was sampled (`core.pairs`), or "given", as the data have them."""
+    loss = preference.chosen_nll() + beta * preference.odds_ratio()
+    return Algorithm("orpo", pairing(pairs), none(), loss, pair_mean(), sgd(epochs, minibatches))
+
+
+def dpo(
+    beta: float = 0.1, label_smoothing: float = 0.0, pairs: Pairing = "one", epochs: int = 1, minibatches: int = 1
+) -> Algorithm:
+    """DPO (arXiv 2305.18290): a classifier of preferences whose logit is β times the log-ratio to the reference."""
+    loss = preference.dpo(beta, label_smoothing)
+    return Algorithm("dpo", pairing(pairs), none(), loss, pair_mean(), sgd(epochs, minibatches))
+
+
+def ipo(
+    beta: float = 0.1, average: bool = False, pairs: Pairing = "one", epochs: int = 1, minibatches: int = 1
+) -> Algorithm:
+    """IPO (arXiv 2310.12036): log-ratios are drawn to a margin of 1/(2β), summed as in the paper; TRL averages them."""
+    loss = preference.ipo(beta, average)
+    return Algorithm("ipo", pairing(pairs), none(), loss, pair_mean(), sgd(epochs, minibatches))
+
+
+def simpo(
+    beta: float = 2.5, gamma: float = 1.375, pairs: Pairing = "one", epochs: int = 1, minibatches: int = 1
+) -> Algorithm:
+    """SimPO (arXiv 2405.14734): mean log-probs, a margin γ, no reference."""
+    loss = preference.simpo(beta, gamma)
+    return Algorithm("simpo", pairing(pairs), none(), loss, pair_mean(), sgd(epochs, minibatches))
+
+
+def rpo(
+    beta: float = 0.1, alpha: float = 1.0, pairs: Pairing = "one", epochs: int = 1, minibatches: int = 1
+) -> Algorithm:
+    """Iterative RPO (arXiv 2404.19733): DPO, and α times the chosen side's NLL/|y|, which keeps its likelihood up."""
+    loss = preference.dpo(beta) + alpha * preference.chosen_nll()
+    return Algorithm("rpo", pairing(pairs), none(), loss, pair_mean(), sgd(epochs, minibatches))
+
+
 ALGORITHMS: Mapping[str, Callable[..., Algorithm]] = {
-    f.__name__: f for f in (sft, reinforce, rloo, grpo, dr_grpo, dapo, gspo, cispo)
+    f.__name__: f
+    for f in (
+        sft,
+        rejection_sampling,
+        star,
+        rest_em,
+        expert_iteration,
+        rcrl,
+        reinforce,
+        rloo,
+        grpo,
+        dr_grpo,
+        dapo,
+        gspo,
+        cispo,
+        reinforce_plus_plus,
+        reinforce_plus_plus_baseline,
+        lite_ppo,
+        gdpo,
+        gspo_token,
+        sapo,
+        orpo,
+        dpo,
+        ipo,
+        simpo,
+        rpo,
+    )
+}
+
+#: Options that a config gives by name: what they are called, and what the names stand for.
+NAMED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "kl": ("KL estimator", ESTIMATORS),
+    "correction": ("correction", CORRECTIONS),
 }
 
 
 def make_algorithm(name: str, options: Mapping[str, Any], **defaults: Any) -> Algorithm:
     """The algorithm of that name: `make_algorithm("grpo", {"beta": 0.04, "kl": "k2"})`.
 
-    `defaults` fill parameters that the options leave open (`max_completion_length`). A KL estimator may be named.
-    Raises UnknownName and ConfigError as `choose` does.
+    `defaults` fill parameters that the options leave open (`max_completion_length`). Options in `NAMED` may be named.
+    A name `path/to/file.py:function` is an algorithm of one's own. Raises UnknownName and ConfigError as `choose` does.
     """
-    given = dict(options)
-    if isinstance(given.get("kl"), str):
-        if given["kl"] not in ESTIMATORS:
-            raise UnknownName("KL estimator", given["kl"], ESTIMATORS)
-        given["kl"] = ESTIMATORS[given["kl"]]
-    return choose("algorithm", ALGORITHMS, name, given, defaults)
+    given = {
+        option: _named(*NAMED[option], value) if option in NAMED and isinstance(value, str) else value
+        for option, value in options.items()
+    }
+    own = {name: load_function("algorithm", name)[0]} if ":" in name else {}
+    made = choose("algorithm", {**ALGORITHMS, **own}, name, given, defaults)
+    if not isinstance(made, Algorithm):
+        raise ConfigError(f"algorithm {name!r}: got {made!r}; expected a function that returns an `Algorithm`")
+    return made
+
+
+def _named(kind: str, table: Mapping[str, Any], name: str) -> Any:
+    if name not in table:
+        raise UnknownName(kind, name, table)
+    return table[name]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 
 from maieutic.algorithms import ALGORITHMS, make_algorithm
-from maieutic.conformance import Claims, TableModel, examine, gradient_of, of, ragged, rows_of
+from maieutic.conformance import CHECKS, Claims, TableModel, examine, gradient_of, of, ragged, rows_of
 from maieutic.core.kl import k1, k2
 from maieutic.errors import UnknownName
 
@@ -174,3 +178,11 @@ def test_rows_are_on_policy_and_ragged_ones_are_not():
     assert torch.equal(rows.old_logprobs, rows.ref_logprobs)
     assert (ragged(model).old_logprobs != ragged(model).ref_logprobs)[ragged(model).mask].all()
     assert gradient_of(Plain(), model, ragged(model)).abs().sum() > 0
+
+
+def test_the_page_of_the_documentation_runs():
+    page = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.count("passed") == len(CHECKS["rows"])
+    assert not [name for kind in CHECKS.values() for name in kind if f"`{name}`" not in page]

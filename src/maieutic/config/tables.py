@@ -217,7 +217,7 @@ class Config(Strict):
     @field_validator("stages")
     @classmethod
     def _named(cls, stages: list[StageConfig]) -> list[StageConfig]:
-        named = [s if s.name else s.model_copy(update={"name": s.algorithm}) for s in stages]
+        named = [s if s.name else s.model_copy(update={"name": s.algorithm.rpartition(":")[2]}) for s in stages]
         names = [s.name for s in named]
         for name in names:
             if names.count(name) > 1:

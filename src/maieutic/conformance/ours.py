@@ -29,7 +29,7 @@ class Ours:
     def backward(self, model: TableModel, rows: Rows, micro_batches: int) -> float:
         """See `maieutic.conformance.Trainer`."""
         algorithm = self.algorithm
-        batch = _batch(rows)
+        batch = batch_of(rows)
         batch = algorithm.credit(batch.with_(**self.fill(model, batch)))
         batch = batch.with_(weights=algorithm.weigh(batch))
         total = 0.0
@@ -48,7 +48,7 @@ def of(algorithm: Algorithm, fill: Fill = lambda model, batch: {}) -> Ours:  # n
     return Ours(algorithm, fill)
 
 
-def _batch(rows: Rows) -> Batch:
+def batch_of(rows: Rows) -> Batch:
     """Rows as a batch with the columns of an old policy and a reference."""
     last = rows.mask.shape[1] - 1 - rows.mask.flip(1).to(torch.int8).argmax(1)
     outcome = torch.zeros_like(rows.old_logprobs)
