@@ -14,51 +14,25 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from maieutic.backends.toy_sums import STOP, ToyChat, ToySums
+from maieutic.core.following import Following
 from maieutic.core.neighbourhood import KeptPolicy
 from maieutic.core.trust_region import flatten
-from maieutic.core.following import Following
 from maieutic.errors import ConfigError, NumericalError, PromptTooLong
 from maieutic.protocols import Completion, LossTerms, Policy, Sampling
-from maieutic.types import Batch, Finish, Message, Outputs, Task, Verdict
+from maieutic.types import Batch, Finish, Outputs
 
-STOP = 0
-"""The id of the toy's stop token."""
-
-
-class ToyChat:
-    """Words ↔ ids over a fixed vocabulary; id 0 is the stop token, unknown words raise KeyError."""
-
-    def __init__(self, vocabulary: Sequence[str]) -> None:
-        self.words = ["<stop>", *vocabulary]
-        self.ids = {word: i for i, word in enumerate(self.words)}
-        self.stop_ids = frozenset({STOP})
-
-    def prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """The words of all messages."""
-        return self.encode(" ".join(m.content for m in messages))
-
-    def completion(self, text: str) -> tuple[int, ...]:
-        """The words and the stop token."""
-        return (*self.encode(text), STOP)
-
-    def encode(self, text: str) -> tuple[int, ...]:
-        """The ids of the words."""
-        return tuple(self.ids[word] for word in text.split())
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """The words without the stop token."""
-        return " ".join(self.words[t] for t in tokens if t != STOP)
-
-    def tokens_ending(self, trigger: str) -> frozenset[int]:
-        """Ids of the words that end in the trigger's last word."""
-        return frozenset(i for i, word in enumerate(self.words) if word.endswith(trigger.split()[-1]))
+__all__ = [
+    "STOP", "ScriptedSampler", "ToyChat", "ToyCritic", "ToyFollower", "ToyLearner", "ToyModel", "ToySampler",
+    "ToyScorer", "ToySums", "enumerate_completions", "toy_policy",
+]  # fmt: skip
 
 
 class ToyModel(nn.Module):
@@ -80,14 +54,18 @@ class ToyModel(nn.Module):
             value = (value * 31 + token + 1) % 1_000_003
         return value % int(self.table.shape[0])
 
-    def logits(self, batch: Batch) -> Tensor:
-        """`[B, T, V]`, token-aligned: entry `t` is the distribution of `tokens[:, t]` (uniform off the completion)."""
+    def states(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Where the table is looked up: bucket `[B, 1]`, position in the completion and previous token, `[B, T]`."""
         starts = [row.index(True) if True in row else len(row) for row in batch.mask.tolist()]
         buckets = torch.tensor([self.bucket(row[:s]) for row, s in zip(batch.tokens.tolist(), starts)])
         position = torch.arange(batch.tokens.shape[1])[None] - torch.tensor(starts)[:, None]
+        return buckets[:, None], position, batch.tokens.roll(1, dims=1)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """`[B, T, V]`, token-aligned: entry `t` is the distribution of `tokens[:, t]` (uniform off the completion)."""
+        buckets, position, previous = self.states(batch)
         inside = (position >= 0) & (position < self.length)
-        previous = batch.tokens.roll(1, dims=1)
-        found = self.table[buckets[:, None], position.clamp(0, self.length - 1), previous]
+        found = self.table[buckets, position.clamp(0, self.length - 1), previous]
         return torch.where(inside[..., None], found, torch.zeros_like(found))
 
     def outputs(self, batch: Batch) -> Outputs:
@@ -100,6 +78,24 @@ class ToyModel(nn.Module):
         if batch.has("teacher_top_ids"):
             top = torch.where(batch.mask[..., None], logprobs.gather(-1, batch.teacher_top_ids), zero[..., None])
         return Outputs(torch.where(batch.mask, chosen, zero), torch.where(batch.mask, entropy, zero), top_logprobs=top)
+
+
+class ToyCritic(nn.Module):
+    """Values `table[prompt, position, previous token]`, `[buckets, length + 1, V]`, 0 at the start.
+
+    One position more than the policy has: a completion of full length is cut in a state, which has a value.
+    """
+
+    def __init__(self, model: ToyModel) -> None:
+        super().__init__()
+        buckets, length, vocabulary, _ = model.table.shape
+        self.table = nn.Parameter(torch.zeros(buckets, length + 1, vocabulary, dtype=model.table.dtype))
+
+    def values(self, model: ToyModel, batch: Batch) -> Tensor:
+        """`[B, T]` of the states in which the chosen tokens were chosen, 0 elsewhere, with gradient."""
+        buckets, position, previous = model.states(batch)
+        found = self.table[buckets, position.clamp(0, model.length), previous]
+        return torch.where(batch.mask, found, torch.zeros_like(found))
 
 
 @dataclass
@@ -148,22 +144,41 @@ class ToySampler:
 
 
 class ToyLearner:
-    """Adam on the table. `micro_batches` splits each step's rows, which must not change anything."""
+    """Adam on the table, and on that of a critic. `micro_batches` splits each step's rows, which must not change
+    anything."""
 
-    def __init__(self, model: ToyModel, learning_rate: float = 0.3, micro_batches: int = 1) -> None:
+    def __init__(
+        self,
+        model: ToyModel,
+        learning_rate: float = 0.3,
+        micro_batches: int = 1,
+        critic: ToyCritic | None = None,
+    ) -> None:
         self.model, self.learning_rate, self.micro_batches = model, learning_rate, micro_batches
+        self.critic = critic
         self.version = 0
-        self._start = {name: weight.clone() for name, weight in model.state_dict().items()}
-        self._optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.9, 0.99))
+        self._start = {name: weight.detach().clone() for name, weight in self.weights().items()}
+        self._optimiser = self._new_optimiser()
+
+    def _new_optimiser(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(list(self.weights().values()), lr=self.learning_rate, betas=(0.9, 0.99))
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """It can restart, and be moved within a trust region."""
-        return frozenset({"restart", "trust_region"})
+        """It can restart, be moved within a trust region, and give values where it has a critic."""
+        return frozenset({"restart", "trust_region", *(("values",) if self.critic is not None else ())})
 
+    @torch.no_grad()
     def values(self, batch: Batch) -> Tensor:
-        """Raises ConfigError: the table has no critic."""
-        raise ConfigError(f"this toy policy has no critic, and {batch.size} rows ask for values")
+        """`[B, T]`. Raises ConfigError without a critic."""
+        if self.critic is None:
+            raise ConfigError("this toy policy has no critic; make it with one: toy_policy(…, critic=True)")
+        return self.critic.values(self.model, batch)
+
+    def outputs(self, batch: Batch) -> Outputs:
+        """What the tables say of the batch, with gradient."""
+        found = self.model.outputs(batch)
+        return found if self.critic is None else replace(found, values=self.critic.values(self.model, batch))
 
     @torch.no_grad()
     def logprobs(self, batch: Batch) -> Tensor:
@@ -207,7 +222,7 @@ class ToyLearner:
             if not len(units):
                 continue
             part = batch.rows(torch.isin(batch.units, units).nonzero().flatten())
-            outputs = self.model.outputs(part)
+            outputs = self.outputs(part)
             if "old_logprobs" in needs and not part.has("old_logprobs"):
                 part = part.with_(old_logprobs=outputs.logprobs.detach())
             value, seen = loss(outputs, part)
@@ -219,35 +234,55 @@ class ToyLearner:
                 watched[name] = watched.get(name, 0.0) + float(mean)
             mismatch += float(((outputs.logprobs.detach() - part.sampler_logprobs) * part.mask).abs().sum()) / chosen
             entropy += float(outputs.entropy.detach().sum()) / chosen if outputs.entropy is not None else 0.0
-        if not all(torch.isfinite(p.grad).all() for p in self.model.parameters() if p.grad is not None):
+        if not all(torch.isfinite(p.grad).all() for p in self.weights().values() if p.grad is not None):
             raise NumericalError("the gradient is not finite; look at the rewards and the learning rate")
         return {
             "loss": total, **watched, "policy/sampler_mismatch_nats": mismatch, "policy/entropy": entropy,
         }  # fmt: skip
 
     def weights(self) -> Mapping[str, Tensor]:
-        """The table."""
-        return dict(self.model.named_parameters())
+        """The table, and `critic.table` where there is a critic."""
+        found: dict[str, Tensor] = dict(self.model.named_parameters())
+        return found if self.critic is None else {**found, "critic.table": self.critic.table}
 
-    def reset(self, folder: Path | None = None, *, total_steps: int | None = None) -> None:  # noqa: ARG002
-        """The table of a saved model (None: that of the beginning), and a fresh optimiser; its rate is constant."""
-        self.model.load_state_dict(self._start if folder is None else load_file(folder / "model.safetensors"))
-        self._optimiser = torch.optim.Adam(self.model.parameters(), lr=self.learning_rate, betas=(0.9, 0.99))
+    def reset(
+        self,
+        folder: Path | None = None,
+        *,
+        total_steps: int | None = None,  # noqa: ARG002
+        keep_weights: bool = False,
+    ) -> None:
+        """The table of a saved model (None: that of the beginning, and the critic's), and a fresh optimiser; its rate
+        is constant."""
+        if not keep_weights:
+            self._put(self._start if folder is None else load_file(folder / "model.safetensors"))
+        self._optimiser = self._new_optimiser()
+
+    @torch.no_grad()
+    def _put(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.weights()[name].copy_(value)
 
     def save(self, folder: Path) -> None:
         """Table, optimiser state and version."""
         (folder / "model").mkdir(parents=True, exist_ok=True)
         save_file(self.model.state_dict(), folder / "model" / "model.safetensors")
-        state = self._optimiser.state.get(self.model.table, {})
-        save_file({"version": torch.tensor(self.version), **state}, folder / "learner.safetensors")
+        kept = {"version": torch.tensor(self.version)}
+        for name, weight in self.weights().items():
+            kept |= {f"{name}/{key}": value for key, value in self._optimiser.state.get(weight, {}).items()}
+        if self.critic is not None:
+            kept["critic.table"] = self.critic.table.detach()
+        save_file(kept, folder / "learner.safetensors")
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote."""
         self.reset(folder / "model")
-        state = load_file(folder / "learner.safetensors")
-        self.version = int(state.pop("version"))
-        if state:
-            self._optimiser.state[self.model.table] = state
+        kept = load_file(folder / "learner.safetensors")
+        self.version = int(kept.pop("version"))
+        self._put({name: kept.pop(name) for name in self.weights() if name in kept})
+        for key, value in kept.items():
+            name, _, quantity = key.rpartition("/")
+            self._optimiser.state[self.weights()[name]][quantity] = value
 
 
 class ToyScorer:
@@ -296,10 +331,18 @@ class ToyFollower(ToyScorer):
         self._model.load_state_dict(state)
 
 
-def toy_policy(chat: ToyChat, length: int, buckets: int = 1, *, learning_rate: float = 0.3, seed: int = 0) -> Policy:
+def toy_policy(
+    chat: ToyChat,
+    length: int,
+    buckets: int = 1,
+    *,
+    learning_rate: float = 0.3,
+    seed: int = 0,
+    critic: bool = False,
+) -> Policy:
     """A policy over a toy chat's words: completions of up to `length` tokens, `buckets` different prompts."""
     model = ToyModel(len(chat.words), length, buckets, seed=seed)
-    learner = ToyLearner(model, learning_rate)
+    learner = ToyLearner(model, learning_rate, critic=ToyCritic(model) if critic else None)
     return Policy(learner, ToySampler(model, lambda: learner.version), chat)
 
 
@@ -326,32 +369,3 @@ class ScriptedSampler:
             finish = Finish.STOP if tokens and tokens[-1] in params.stop_ids else Finish.LENGTH
             made.append(Completion(tokens, (True,) * len(tokens), (0.0,) * len(tokens), finish))
         return made
-
-
-class ToySums:
-    """A taskset for the toy backend: `a + b` with one-digit `a`, `b` below `limit`, answer digit by digit."""
-
-    name = "toy_sums"
-    tool = None
-
-    def __init__(self, limit: int = 4) -> None:
-        self.limit = limit
-
-    @property
-    def vocabulary(self) -> list[str]:
-        """Digits and the plus sign."""
-        return [str(d) for d in range(10)] + ["+"]
-
-    def __len__(self) -> int:
-        return self.limit**2
-
-    def __getitem__(self, index: int) -> Task:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        a, b = divmod(index, self.limit)
-        solution = " ".join(str(a + b))
-        return Task(f"toy/{a}+{b}", (Message("user", f"{a} + {b}"),), solution, {"solution": solution})
-
-    def verifier(self, task: Task, text: str) -> Verdict:
-        """Right when the words are the digits of the sum."""
-        return Verdict(text == task.answer, text or None)
