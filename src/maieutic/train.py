@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from maieutic.annotate import Filler, annotate, check, fillers
-from maieutic.core.measures import group_measures
+from maieutic.core.measures import batch_measures, group_measures, row_measures
 from maieutic.core.parts import Algorithm
 from maieutic.pack import pack
 from maieutic.protocols import Policy, Scorer, Source, Teacher
@@ -39,13 +39,14 @@ def _loop(
 ) -> Iterator[Step]:
     for index in indices:
         groups = tuple(source.next())
-        measures = group_measures(groups)
         examples = tuple(algorithm.select(groups))
+        measures = {**group_measures(groups), **row_measures(groups, examples)}
         if not examples:
             yield Step(index, groups, (), None, {**measures, "train/skipped": 1.0})
             continue
         batch = annotate(pack(examples), algorithm.asks, fill)
         batch = algorithm.credit(batch)
+        measures |= batch_measures(batch)
         metrics = algorithm.update(policy.learner, batch, algorithm)
         policy.publish()
         yield Step(index, groups, examples, batch, {**measures, **metrics, "train/skipped": 0.0})

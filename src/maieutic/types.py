@@ -233,7 +233,7 @@ class Batch:
     terminated           [B]      pack: False where the length limit cut
     groups, units        [B]      pack: row relations
     pairs                [P, 2]   pack, of rows that a select tied: row numbers (chosen, rejected)
-    reward_parts         [B, R]   pack, where rewards have named parts: one column a name, in alphabetical order
+    reward_parts         [B, R]   pack, where rewards have named parts: one column for each of `part_names`, or NaN
     final_values         [B]      a critic: of the state after the last token where the length limit cut, else 0
     old_values           [B, T]   a critic: of the state in which each token was chosen
     others               –        see `PROVIDERS`; reading a missing one raises `MissingColumn`
@@ -250,6 +250,8 @@ class Batch:
     units: Tensor
     temperature: float = 1.0
     columns: Mapping[str, Tensor] = field(default_factory=dict)
+    part_names: tuple[str, ...] = ()
+    """The names of the reward's parts, in alphabetical order."""
 
     def __getattr__(self, name: str) -> Tensor:
         if name in PROVIDERS:

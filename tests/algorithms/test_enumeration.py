@@ -13,17 +13,29 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from maieutic.algorithms import dapo, dr_grpo, grpo, reinforce, rloo
+from maieutic.algorithms import (
+    dapo,
+    dr_grpo,
+    expert_iteration,
+    grpo,
+    reinforce,
+    rejection_sampling,
+    rest_em,
+    rloo,
+    star,
+)
 from maieutic.backends.toy import STOP, ToyModel, ToyScorer, enumerate_completions
 from maieutic.core import credit, losses, select, update, weights
 from maieutic.core.parts import Algorithm, needs
 from maieutic.core.parts import credit as credit_factory
+from maieutic.core.self_training import correct_only
 from maieutic.pack import pack
-from maieutic.types import Example, Finish, Outputs, Rollout
+from maieutic.types import Example, Finish, Group, Outputs, Rollout, Score, Task
 
 LENGTH = 2
 PROMPT = (1,)
@@ -253,6 +265,60 @@ def test_imitating_right_completions_is_reinforce_with_rewards_of_zero_and_one(m
     right = batch_of([MIXED[0], MIXED[2]])
     imitation = gradient(model, objective(model, right, build(credit.none(), losses.nll())))
     assert_equal(plain, imitation * 2 / 4)
+
+
+#: Completions that are correct where a reward is 0 or 1.
+RIGHT = {(1, 0), (2, 0), (0,)}
+
+
+def kept_of(group, algorithm):
+    """What an algorithm selects of a group of completions, the right ones being `RIGHT`; None where that is nothing."""
+    rollouts = [replace(row(c, 0.0).rollout, text=str(c), sibling=i) for i, c in enumerate(group)]
+    scores = tuple(Score(float(c in RIGHT), correct=c in RIGHT) for c in group)
+    rows = algorithm.select([Group(Task("t", ()), tuple(rollouts), scores)])
+    batch = pack(rows) if rows else None
+    return batch and batch.with_(sampler_logprobs=batch.sampler_logprobs.double())
+
+
+def imitated(model, algorithm, size, scale):
+    """E[scale(kept, size) · ∇ sum(weights * loss)] over every group of `size` completions."""
+    chances = dict(zip(COMPLETIONS, probabilities(model).tolist(), strict=True))
+    total = torch.zeros((), dtype=torch.float64)
+    for group in itertools.product(COMPLETIONS, repeat=size):
+        if kept := kept_of(group, algorithm):
+            chance = math.prod(chances[c] for c in group)
+            total = total + chance * scale(kept.size, size) * objective(model, kept, algorithm)
+    return gradient(model, total)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_one_step_of_expert_iteration_is_reinforce_without_a_baseline(model, size):
+    """Σ over right samples of ∇nll, over K samples drawn: −∇ P(right), for every K."""
+    parts = {"select": correct_only("none"), "weigh": weights.sequence_sum()}
+    found = imitated(model, replace(expert_iteration(), **parts), size, lambda kept, drawn: kept / drawn)
+    right = torch.tensor([float(c in RIGHT) for c in COMPLETIONS], dtype=torch.float64)
+    assert_equal(found, -gradient(model, (probabilities(model) * right).sum()))
+
+
+@pytest.mark.parametrize("make", [expert_iteration, rejection_sampling, rest_em, star], ids=lambda f: f.__name__)
+def test_the_expected_gradient_of_a_round_of_two_samples(model, make):
+    """Of two samples the kept set is {a} with chance p_a² + 2 p_a P(wrong), {a, b} with 2 p_a p_b; its gradient is that
+    of −(log π(a) + …) / tokens of the set. (A union adds what earlier groups found, so each group gets its own part.)
+    """
+    p = dict(zip(COMPLETIONS, probabilities(model).tolist(), strict=True))
+    found = torch.zeros((), dtype=torch.float64)
+    for a, b in itertools.product(COMPLETIONS, repeat=2):
+        algorithm = make()
+        if kept := kept_of((a, b), algorithm):
+            found = found + p[a] * p[b] * objective(model, kept, algorithm)
+    wrong = sum(chance for c, chance in p.items() if c not in RIGHT)
+    logprobs = dict(zip(COMPLETIONS, model.outputs(batch_of(COMPLETIONS)).logprobs.sum(1), strict=True))
+    wanted = sum((p[a] ** 2 + 2 * p[a] * wrong) * -logprobs[a] / len(a) for a in RIGHT)
+    wanted = wanted + sum(
+        2 * p[a] * p[b] * -(logprobs[a] + logprobs[b]) / (len(a) + len(b))
+        for a, b in itertools.combinations(sorted(RIGHT), 2)
+    )
+    assert_equal(gradient(model, found), gradient(model, wanted))
 
 
 def test_sft_on_all_samples_moves_nothing_in_expectation(model):

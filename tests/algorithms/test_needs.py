@@ -9,8 +9,8 @@ import torch
 
 from maieutic.algorithms import ALGORITHMS, make_algorithm
 from maieutic.backends.toy import ToyChat, ToyLearner, ToyModel
-from maieutic.core import credit, losses, select, weights
-from maieutic.core.kl import k2
+from maieutic.core import corrections, credit, losses, select, self_training, weights
+from maieutic.core.kl import corrected_k2, corrected_k3, k2
 from maieutic.core.parts import Credit, Loss, Select
 from maieutic.errors import MissingColumn
 from maieutic.pack import pack
@@ -37,7 +37,8 @@ def make_groups():
         rollouts = [
             Rollout("t", (5, *b), (False, *[True] * len(b)), (0.0, *[-1.0] * len(b)), Finish.STOP) for b in bodies
         ]
-        made.append(Group(Task("t", ()), tuple(rollouts), tuple(Score(r) for r in rewards), id=number))
+        scores = tuple(Score(r, parts={"answer": r, "format": 1.0}) for r in rewards)
+        made.append(Group(Task("t", ()), tuple(rollouts), scores, id=number))
     return made
 
 
@@ -64,16 +65,27 @@ def watched():
 #: Every part of the library, once. A factory that is missing here fails the test of completeness.
 PARTS = [
     credit.uniform(), credit.group_centered(), credit.group_normalized(), credit.leave_one_out(),
-    credit.discounted(0.9), credit.whitened(), credit.kl_in_reward(0.1), credit.none(),
+    credit.discounted(0.9), credit.whitened(), credit.kl_in_reward(0.1), credit.none(), credit.batch_scaled(),
+    credit.batch_normalized(), credit.parts_normalized(),
     losses.nll(), losses.policy_gradient(), losses.clipped_surrogate(), losses.clipped_sequence_ratio(),
-    losses.clipped_weight(), losses.kl_to_reference(),
+    losses.clipped_weight(), losses.kl_to_reference(), losses.kl_to_reference(corrected_k2),
+    losses.kl_to_reference(corrected_k3), losses.clipped_surrogate(anchor="ref"), losses.clipped_sequence_token_ratio(),
+    losses.soft_gate(),
     weights.token_mean(), weights.sequence_mean(), weights.sequence_sum(), weights.constant_length(8),
-    select.demonstrations(), select.everything(), select.informative(),
+    select.demonstrations(), select.everything(), select.informative(), self_training.correct_only(),
 ]  # fmt: skip
+#: Every correction, around some loss.
+CORRECTED = [
+    corrections.corrected(losses.policy_gradient(), corrections.truncated()),
+    corrections.corrected(losses.policy_gradient(), corrections.masked(level=corrections.sequence)),
+    corrections.corrected(losses.clipped_weight(), corrections.filtered()),
+    corrections.corrected(losses.nll(), corrections.off_policy_sequence_mask()),
+]
 
 OPTIONS = [
     *[(name, {}) for name in ALGORITHMS],
     ("rloo", {"beta": 0.1}), ("grpo", {"beta": 0.1}), ("grpo", {"beta": 0.1, "kl": k2}),
+    ("grpo", {"ratio_anchor": "ref"}), ("rloo", {"correction": "token_mask"}),
 ]  # fmt: skip
 ROWS = [make_algorithm(name, options, max_completion_length=8) for name, options in OPTIONS]
 OF_ROWS = [
@@ -95,7 +107,7 @@ def read_by(part):
     return columns.read
 
 
-@pytest.mark.parametrize("part", [*OF_ROWS, *[pytest.param(p, id=p.label) for p in PARTS]])
+@pytest.mark.parametrize("part", [*OF_ROWS, *[pytest.param(p, id=p.label) for p in PARTS + CORRECTED]])
 def test_a_part_reads_exactly_what_it_needs(part):
     assert read_by(part) == part.needs
 
@@ -112,11 +124,13 @@ def test_every_part_of_the_library_is_listed():
     made = {part.label.split("(")[0] for part in PARTS}
     factories = {
         name
-        for module in (credit, losses, weights, select)
+        for module in (credit, losses, weights, select, self_training)
         for name, value in vars(module).items()
         if hasattr(value, "__wrapped__") and value.__module__ == module.__name__
     }
     assert made == factories
+    of_corrections = {name for name, value in vars(corrections).items() if hasattr(value, "__wrapped__")}
+    assert {name for name in of_corrections if any(f", {name}(" in part.label for part in CORRECTED)} == of_corrections
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.name}: {row.loss.label}; {row.credit.label}")
@@ -128,7 +142,7 @@ def test_a_row_runs_on_what_it_asks_for_and_not_on_less(row):
     batch = pack(examples)
     given = batch.with_(**{name: filled(name, batch) for name in row.asks})
     metrics = row.update(learner, row.credit(given), row)
-    assert learner.version == 1
+    assert learner.version == 1 if row.update.steps == 1 else learner.version > 0
     assert torch.isfinite(torch.tensor(list(metrics.values()))).all()
     for missing in row.asks:
         less = batch.with_(**{name: filled(name, batch) for name in row.asks - {missing}})
@@ -140,6 +154,7 @@ def test_what_the_rows_need_and_ask_models_for():
     asked = {(row.name, row.loss.label, row.credit.label): (row.needs, row.asks) for row in ROWS}
     expected = [
         (set(), set()),  # sft
+        *[(set(), set())] * 4,  # rejection_sampling, star, rest_em, expert_iteration
         ({"advantages"}, set()),  # reinforce
         ({"advantages"}, set()),  # rloo
         ({"advantages", "old_logprobs"}, set()),  # grpo: one step, so the old policy is the present one
@@ -147,9 +162,17 @@ def test_what_the_rows_need_and_ask_models_for():
         ({"advantages", "old_logprobs"}, set()),  # dapo
         ({"advantages", "old_logprobs"}, set()),  # gspo
         ({"advantages", "old_logprobs"}, set()),  # cispo
+        ({"advantages", "old_logprobs", "ref_logprobs"}, {"old_logprobs", "ref_logprobs"}),  # reinforce_plus_plus
+        ({"advantages", "old_logprobs", "ref_logprobs"}, {"ref_logprobs"}),  # its variant with a baseline
+        ({"advantages", "old_logprobs"}, set()),  # lite_ppo
+        ({"advantages", "old_logprobs", "reward_parts"}, set()),  # gdpo
+        ({"advantages", "old_logprobs"}, set()),  # gspo_token
+        ({"advantages", "old_logprobs"}, set()),  # sapo
         ({"advantages", "old_logprobs", "ref_logprobs"}, {"old_logprobs", "ref_logprobs"}),  # rloo, KL in the reward
         ({"advantages", "old_logprobs", "ref_logprobs"}, {"ref_logprobs"}),  # grpo, KL in the loss
         ({"advantages", "old_logprobs", "ref_logprobs"}, {"ref_logprobs"}),
+        ({"advantages", "ref_logprobs"}, {"ref_logprobs"}),  # grpo as in the course: no ratio to the old policy
+        ({"advantages", "old_logprobs"}, set()),  # rloo that corrects for the sampler
     ]
     assert list(asked.values()) == expected
 

@@ -37,17 +37,25 @@ VARIANTS = {
     "grpo_kl_k3": ("grpo", {"beta": 0.04}),
     "grpo_kl_k2_epochs_minibatches": ("grpo", {"beta": 0.04, "kl": "k2", "epochs": 2, "minibatches": 2}),
     "reinforce_discounted": ("reinforce", {"gamma": 0.8}),
+    **{name: (name, {"epochs": 15}) for name in ("rejection_sampling", "rest_em", "expert_iteration")},
     "gspo": ("gspo", {"epochs": 2}),  # with one optimiser step its ratio is 1, and it is grpo
+    "gspo_token": ("gspo_token", {"epochs": 3}),  # with one advantage a row it is gspo, step by step
+    "sapo": ("sapo", {"epochs": 2}),
+    "grpo_corrected_k3_batch_entropy": (
+        "grpo", {"beta": 0.04, "kl": "corrected_k3", "scale": "batch", "entropy": 0.01, "epochs": 2}
+    ),
+    "grpo_ratio_to_reference": ("grpo", {"ratio_anchor": "ref", "scale": "none", "beta": 0.1}),
 }
 CASES = {**{name: (name, {}) for name in ALGORITHMS}, **VARIANTS}
 
 
 async def digits(task, rollouts):
     """1 for the right digits, a tenth for the right number of them."""
-    return [
-        Score(float(r.text == task.answer) + 0.1 * (len(r.text) == len(task.answer)), correct=r.text == task.answer)
-        for r in rollouts
-    ]
+    scores = []
+    for r in rollouts:
+        parts = {"digits": float(r.text == task.answer), "length": 0.1 * (len(r.text) == len(task.answer))}
+        scores.append(Score(sum(parts.values()), correct=r.text == task.answer, parts=parts))
+    return scores
 
 
 def curve(name):

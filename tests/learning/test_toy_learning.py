@@ -4,9 +4,30 @@ from __future__ import annotations
 
 import pytest
 
-from maieutic.algorithms import ALGORITHMS, cispo, dapo, dr_grpo, grpo, gspo, reinforce, rloo, sft
+from maieutic.algorithms import (
+    ALGORITHMS,
+    cispo,
+    dapo,
+    dr_grpo,
+    expert_iteration,
+    gdpo,
+    grpo,
+    gspo,
+    gspo_token,
+    lite_ppo,
+    reinforce,
+    reinforce_plus_plus,
+    reinforce_plus_plus_baseline,
+    rejection_sampling,
+    rest_em,
+    rloo,
+    sapo,
+    sft,
+    star,
+)
 from maieutic.backends.toy import ToyChat, ToyScorer, ToySums, toy_policy
-from maieutic.core.kl import k2
+from maieutic.core.corrections import truncated
+from maieutic.core.kl import corrected_k3, k2
 from maieutic.rollout import Roller
 from maieutic.sources import Recorded, Sampled
 from maieutic.train import train
@@ -14,12 +35,24 @@ from maieutic.types import Score
 
 ROWS = {
     "sft": (sft(), 0.95),
+    "rejection_sampling": (rejection_sampling(), 0.9),
+    "star": (star(steps=10, growth=1.05), 0.9),
+    "rest_em": (rest_em(epochs=20), 0.9),
+    "expert_iteration": (expert_iteration(epochs=20), 0.9),
     "reinforce": (reinforce(), 0.9),
     "rloo": (rloo(), 0.9),
     "rloo with KL": (rloo(beta=0.01), 0.9),
     "grpo": (grpo(), 0.9),
     "grpo with KL": (grpo(beta=0.02), 0.9),
     "grpo with reverse KL, 2 epochs": (grpo(beta=0.02, kl=k2, epochs=2, minibatches=2), 0.9),
+    "grpo, all its options": (grpo(0.02, kl=corrected_k3, scale="batch", correction=truncated(), entropy=1e-3), 0.9),
+    "grpo with the ratio to the reference": (grpo(ratio_anchor="ref"), 0.2),  # the clip keeps it near the reference
+    "reinforce_plus_plus": (reinforce_plus_plus(), 0.9),
+    "reinforce_plus_plus_baseline": (reinforce_plus_plus_baseline(), 0.9),
+    "lite_ppo": (lite_ppo(), 0.9),
+    "gdpo": (gdpo(), 0.9),
+    "gspo_token": (gspo_token(minibatches=4), 0.9),
+    "sapo": (sapo(epochs=2), 0.9),
     "dr_grpo": (dr_grpo(max_completion_length=3), 0.9),
     "dapo": (dapo(), 0.9),
     "gspo": (gspo(minibatches=4), 0.9),
@@ -29,7 +62,8 @@ ROWS = {
 
 async def exact(task, rollouts):
     """1 for the right digits, 0 otherwise."""
-    return [Score(float(r.text == task.answer), correct=r.text == task.answer) for r in rollouts]
+    right = [r.text == task.answer for r in rollouts]
+    return [Score(float(found), correct=found, parts={"digits": float(found)}) for found in right]
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -1,7 +1,7 @@
-"""Measures: what the groups of a step look like, for the log.
+"""Measures: what the groups of a step look like, and its batch once credit is given, for the log.
 
 Names follow what users of other libraries know: `reward/mean`, `reward/std`, `reward/frac_zero_std`,
-`completions/mean_length`, `completions/clipped_ratio`. Letters: `G` siblings of a group.
+`completions/mean_length`, `completions/clipped_ratio`. Letters: `G` siblings of a group, `B` rows, `T` tokens.
 """
 
 from __future__ import annotations
@@ -9,11 +9,17 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from maieutic.types import Finish, Group
+from maieutic.core.kl import k3
+from maieutic.types import Batch, Example, Finish, Group
 
 
 def group_measures(groups: Sequence[Group]) -> dict[str, float]:
-    """Means over all rollouts of a step. Unscorable ones are left out of reward means and are counted."""
+    """Means over all rollouts of a step. Unscorable ones are left out of reward means and are counted.
+
+    Rollouts that had the answer in their prompt are another matter: `hinted/count`, and `hinted/correct` of them.
+    """
+    hinted = [s for g in groups if g.hinted for s in g.scores]
+    groups = [g for g in groups if not g.hinted]
     rollouts = [r for g in groups for r in g.rollouts]
     scores = [s for g in groups for s in g.scores]
     rewards = [s.reward for s in scores if s.reward is not None]
@@ -38,4 +44,39 @@ def group_measures(groups: Sequence[Group]) -> dict[str, float]:
         measures["completions/clipped_ratio"] = sum(r.finish is Finish.LENGTH for r in rollouts) / len(rollouts)
     for part in sorted({name for s in scores for name in s.parts}):
         measures[f"reward/parts/{part}"] = statistics.fmean(s.parts[part] for s in scores if part in s.parts)
+    if hinted:
+        measures["hinted/count"] = float(len(hinted))
+        measures["hinted/correct"] = sum(bool(s.correct) for s in hinted) / len(hinted)
     return measures
+
+
+def row_measures(groups: Sequence[Group], examples: Sequence[Example]) -> dict[str, float]:
+    """What a select made of the groups of a step.
+
+    rows/count     training rows
+    rows/coverage  share of the tasks with at least one row, among those of this step and those that have rows: where
+                   what was kept is learned again, and every step has the same tasks, it never falls
+    """
+    learned = {example.rollout.task_id for example in examples}
+    tasks = learned | {group.task.id for group in groups}
+    coverage = {"rows/coverage": len(learned) / len(tasks)} if tasks else {}
+    return {"rows/count": float(len(examples)), **coverage}
+
+
+def batch_measures(batch: Batch) -> dict[str, float]:
+    """Of the columns that a batch happens to have, over its chosen tokens.
+
+    kl/reference               mean k3 of the old policy to the reference, nats a token
+    critic/explained_variance  1 − Var(R − V_old) / Var(R): 1 for a critic that knows the returns, 0 for one that knows
+                               their mean, below 0 for one that would better be silent. Not there for equal returns.
+    """
+    mask, found = batch.mask, {}
+    if batch.has("old_logprobs") and batch.has("ref_logprobs"):
+        found["kl/reference"] = float(k3(batch.old_logprobs, batch.ref_logprobs)[mask].mean())
+    if batch.has("old_values") and batch.has("returns"):
+        returns = batch.returns[mask].double()
+        spread = float(returns.var(correction=0))
+        if spread > 1e-12:  # else they differ by rounding only
+            left = float((returns - batch.old_values[mask].double()).var(correction=0))
+            found["critic/explained_variance"] = 1.0 - left / spread
+    return found

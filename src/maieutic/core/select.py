@@ -17,6 +17,8 @@ from maieutic.types import Example, Finish, Group
 
 
 def _rows(group: Group, skip_truncated: bool) -> list[Example]:
+    if group.hinted:
+        return []  # another prompt's rollouts: neither their rewards nor their log-probs are the policy's
     return [
         Example(rollout, score.reward, group=group.id, unit=0, step_rewards=score.step_rewards, parts=score.parts)
         for rollout, score in zip(group.rollouts, group.scores)
