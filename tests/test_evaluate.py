@@ -74,7 +74,8 @@ class Scripted:
             chosen.append(True)
         if line == "!":
             finish = Finish.ERROR
-        return Completion(tuple(tokens), tuple(chosen), (0.0,) * len(tokens), finish)
+        # half a nat a token that was chosen, nothing for what the tool wrote
+        return Completion(tuple(tokens), tuple(chosen), tuple(-0.5 * c for c in chosen), finish)
 
 
 class Calculator:
@@ -138,10 +139,10 @@ def test_the_table_is_what_was_said() -> None:
     assert first.task_id == "t/2+3"
     # `=5.` is two characters and the stop token; `=5` was cut by the limit and is right all the same.
     assert first.samples == (
-        Sample("=5", "5", True, Finish.STOP, 3),
-        Sample("=6", "6", False, Finish.STOP, 3),
-        Sample("=5", "5", True, Finish.LENGTH, 2),
-        Sample("oh", None, False, Finish.STOP, 3),
+        Sample("=5", "5", True, Finish.STOP, 3, -0.5),
+        Sample("=6", "6", False, Finish.STOP, 3, -0.5),
+        Sample("=5", "5", True, Finish.LENGTH, 2, -0.5),
+        Sample("oh", None, False, Finish.STOP, 3, -0.5),
     )
     assert first.greedy == first.samples[0]
     assert second.samples[2] == Sample("!", None, False, Finish.ERROR, 1)
@@ -180,7 +181,7 @@ def test_the_tasksets_tool_writes_and_its_tokens_are_not_the_models() -> None:
     sampler = Scripted({"2+3": ["2+3=."]})
     got = evaluate_sync(sampler, Letters(), sums(("2+3", "5"), tool=Calculator()), samples=0, max_tokens=9)
     # The model chose `2 + 3 =` and the stop token; the tool wrote 5.
-    assert got.problems[0].greedy == Sample("2+3=5", "5", True, Finish.STOP, 5)
+    assert got.problems[0].greedy == Sample("2+3=5", "5", True, Finish.STOP, 5, -0.5)
     assert list(got.metrics()) == ["greedy", "truncated", "unparsed", "errors", "length"]
 
 

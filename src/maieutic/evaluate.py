@@ -62,7 +62,8 @@ class Sample:
 
     >>> Sample("3 + 4 = 7", answer="7", correct=True, finish=Finish.STOP, tokens=6)
 
-    `answer` is what the verifier read, None if it found none; `tokens` counts those the model chose.
+    `answer` is what the verifier read, None if it found none; `tokens` counts those the model chose, and `logprob` is
+    their mean log-prob in nats (None where it was not kept).
     """
 
     text: str
@@ -70,6 +71,7 @@ class Sample:
     correct: bool
     finish: Finish
     tokens: int
+    logprob: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +324,9 @@ def _judged(taskset: Taskset, task: Task, completion: Completion, text: str) -> 
     if completion.finish is Finish.ERROR:
         return Sample(text, None, False, completion.finish, sum(completion.mask))
     verdict = taskset.verifier(task, text)
-    return Sample(text, verdict.answer, verdict.correct, completion.finish, sum(completion.mask))
+    chosen = sum(completion.mask)
+    mean = sum(completion.logprobs) / chosen if chosen else None
+    return Sample(text, verdict.answer, verdict.correct, completion.finish, chosen, mean)
 
 
 def _problem(row: Mapping[str, Any]) -> Problem:
@@ -332,7 +336,8 @@ def _problem(row: Mapping[str, Any]) -> Problem:
 
 
 def _sample(row: Mapping[str, Any]) -> Sample:
-    return Sample(row["text"], row["answer"], row["correct"], Finish(row["finish"]), row["tokens"])
+    finish = Finish(row["finish"])
+    return Sample(row["text"], row["answer"], row["correct"], finish, row["tokens"], row.get("logprob"))
 
 
 def _pass(problems: Sequence[Problem], k: int) -> Floats:

@@ -9,11 +9,12 @@ Stages run one after the other, each from the model of the one before. An unknow
 a wrong combination is refused with the remedy, and nothing that a user wrote is ever changed.
 """
 
-from maieutic.config.reading import parse_config, read_config, write_toml
+from maieutic.config.reading import parse_config, parse_table, read_config, read_tables, write_toml
 from maieutic.config.tables import (
     START,
     BudgetConfig,
     Config,
+    CriticConfig,
     EvaluationConfig,
     LoraConfig,
     ModelConfig,
@@ -28,6 +29,7 @@ __all__ = [
     "START",
     "BudgetConfig",
     "Config",
+    "CriticConfig",
     "EvaluationConfig",
     "LoraConfig",
     "ModelConfig",
@@ -37,6 +39,8 @@ __all__ = [
     "Strict",
     "TasksConfig",
     "parse_config",
+    "parse_table",
     "read_config",
+    "read_tables",
     "write_toml",
 ]

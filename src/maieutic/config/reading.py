@@ -7,7 +7,7 @@ import inspect
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
@@ -15,12 +15,19 @@ from pydantic import BaseModel, ValidationError
 from maieutic.config.tables import Config
 from maieutic.errors import ConfigError
 
+T = TypeVar("T", bound=BaseModel)
+
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The config in a TOML file, with overrides such as `"stages.0.steps=10"` or `"model.path=folder"`.
 
     Raises ConfigError for a missing file, broken TOML, an unknown key (with the nearest known one) or a wrong value.
     """
+    return parse_config(read_tables(path, overrides, "[model], [tasks.train] and [[stages]]"), str(path))
+
+
+def read_tables(path: str | Path, overrides: Sequence[str] = (), least: str = "a table") -> dict[str, Any]:
+    """The tables of a TOML file, with overrides; `least` names what must be in it. Raises ConfigError."""
     file = Path(path)
     if file.is_dir():
         raise ConfigError(f"{file} is a folder; expected a TOML file")
@@ -38,18 +45,23 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file} is not TOML: {error}") from error
     if not data:
-        raise ConfigError(f"{file} is empty; expected at least [model], [tasks.train] and [[stages]]")
+        raise ConfigError(f"{file} is empty; expected at least {least}")
     for override in overrides:
         data = _override(data, override)
-    return parse_config(data, str(file))
+    return data
 
 
 def parse_config(data: Mapping[str, Any], where: str = "config") -> Config:
     """The config in a dictionary, checked."""
+    return parse_table(Config, data, where)
+
+
+def parse_table(table: type[T], data: Mapping[str, Any], where: str) -> T:
+    """Any table in a dictionary, checked; `where` begins the message of the ConfigError that is raised."""
     try:
-        return Config.model_validate(data)
+        return table.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(_explain(error, where)) from error
+        raise ConfigError(_explain(error, where, table)) from error
 
 
 def _override(data: dict[str, Any], override: str) -> dict[str, Any]:
@@ -92,13 +104,13 @@ def _copied(value: Any) -> Any:
     return [_copied(v) for v in value] if isinstance(value, list) else value
 
 
-def _explain(error: ValidationError, where: str) -> str:
+def _explain(error: ValidationError, where: str, table: type[BaseModel]) -> str:
     """One line a problem: where, what was got, what was expected."""
     lines = []
     for problem in error.errors(include_url=False):
         place = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            lines.append(_unknown_key(problem["loc"]))
+            lines.append(_unknown_key(problem["loc"], table))
         elif problem["type"] == "missing":
             lines.append(f"{place} is missing")
         elif problem["type"] == "value_error":
@@ -108,9 +120,9 @@ def _explain(error: ValidationError, where: str) -> str:
     return f"{where}: " + "; ".join(lines)
 
 
-def _unknown_key(location: tuple[int | str, ...]) -> str:
+def _unknown_key(location: tuple[int | str, ...], table: type[BaseModel]) -> str:
     """`stages.0.epsilom is not a key; did you mean 'epsilon'?`, walking the models along the location."""
-    model: type[BaseModel] | None = Config
+    model: type[BaseModel] | None = table
     for part in location[:-1]:
         if model is not None and part in model.model_fields:
             model = _table_of(model.model_fields[str(part)].annotation)
@@ -131,6 +143,6 @@ def _table_of(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def write_toml(config: Config) -> str:
-    """The resolved config as TOML, every default written out; `read_config` of it gives the same config."""
+def write_toml(config: BaseModel) -> str:
+    """The resolved config as TOML, every default written out; reading it again gives the same config."""
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))

@@ -32,6 +32,9 @@ class SmallConfig(Strict):
     tokenizer: Literal["word", "bpe"] = "word"
     min_count: int = Field(1, ge=1, description="words seen less often become <unk>")
     vocabulary_size: int = Field(4096, ge=64, description="of a bpe tokenizer")
+    extra_words: list[str] = Field(
+        default_factory=list, description="tokens beside those of the text: labels, for example"
+    )
 
 
 class LoraConfig(Strict):
@@ -104,6 +107,25 @@ class OptimiserConfig(Strict):
     max_grad_norm: float = Field(1.0, gt=0)
 
 
+class CriticConfig(Strict):
+    """What estimates values, for algorithms that learn with a critic; see `maieutic.backends.local.critic`.
+
+    "head" shares the policy's weights; "separate" has a model of its own, from `path` (default: what the stage begins
+    with).
+    """
+
+    kind: Literal["head", "separate"] = "head"
+    learning_rate: float | None = Field(None, gt=0, description="of the critic's own weights; default: the policy's")
+    hidden: int | None = Field(None, ge=1, description="units of a hidden layer in its head; default: none")
+    path: str | None = None
+
+    @model_validator(mode="after")
+    def _separate(self) -> CriticConfig:
+        if self.path is not None and self.kind == "head":
+            raise ValueError('got a path for a critic of kind "head", which has no model of its own; expected "separate"')
+        return self
+
+
 class BudgetConfig(Strict):
     """What a stage may cost, in exactly one of these; see `maieutic.core.cost` for what each counts."""
 
@@ -152,6 +174,7 @@ class StageConfig(Strict):
         None, ge=0, le=1, description="share of failed rewards that stops the run; default: the function's own, or 0.1"
     )
     optimiser: OptimiserConfig = OptimiserConfig()  # type: ignore[call-arg]
+    critic: CriticConfig | None = None
     checkpoint_every: int = Field(20, ge=1, description="steps")
     evaluate: bool = True
 
