@@ -6,7 +6,7 @@ Letters: `n` weights, `b` rows of a micro-batch, `T` tokens, `M` tokens of a mic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -38,8 +38,12 @@ class KeptPolicy:
 
     def __post_init__(self) -> None:
         with torch.no_grad():
-            self.kept = [self._logprobs(part, at) for part, at in self.parts()]
+            self.kept = [self._logprobs(part, at) for part, at in self._compared()]
         self.tokens = sum(len(one) for one in self.kept)
+
+    def _compared(self) -> Iterator[tuple[Batch, Tensor]]:
+        """The micro-batches that have tokens to compare at."""
+        return ((part, at) for part, at in self.parts() if bool(at.any()))
 
     def _logprobs(self, part: Batch, at: Tensor) -> Tensor:
         found = self.logits(part, at)
@@ -67,15 +71,14 @@ class KeptPolicy:
     def fisher_product(self, vector: Tensor) -> Tensor:
         """See `maieutic.protocols.Neighbourhood`."""
         total = torch.zeros_like(vector)
-        for part, at in self.parts():
-            if bool(at.any()):
-                total += fisher_product(self.logits(part, at), self.weights, vector)
+        for part, at in self._compared():
+            total += fisher_product(self.logits(part, at), self.weights, vector)
         return total / max(1, self.tokens)
 
     @torch.no_grad()
     def kl(self) -> float:
         """See `maieutic.protocols.Neighbourhood`."""
         total = 0.0
-        for (part, at), kept in zip(self.parts(), self.kept, strict=True):
+        for (part, at), kept in zip(self._compared(), self.kept, strict=True):
             total += float((kept.exp() * (kept - self._logprobs(part, at))).sum())
         return total / max(1, self.tokens)

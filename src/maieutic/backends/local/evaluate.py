@@ -3,12 +3,13 @@
 `PackedForward` computes without padding through plugged attention; `PaddedForward` is the module's ordinary forward,
 for architectures that the plug cannot serve. Both send only predictions of chosen tokens to the softmax.
 
-    `B` rows, `T` columns · `M` predictions · `E` width of a hidden state · `V` vocabulary
+    `B` rows, `T` columns · `M` predictions · `E` width of a hidden state · `V` vocabulary · `K` candidates of a teacher
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +18,12 @@ from torch.utils.checkpoint import checkpoint
 
 from maieutic.backends.local.packing import pack_tokens, split, split_padded
 from maieutic.backends.local.trunk import Trunk, bare
-from maieutic.models.causal import selected_logprobs, selected_logprobs_and_entropy
+from maieutic.models.causal import (
+    candidate_logprobs,
+    likeliest,
+    selected_logprobs,
+    selected_logprobs_and_entropy,
+)
 from maieutic.types import Batch, Outputs
 
 HELD = 1 << 26
@@ -39,11 +45,25 @@ class Forward(Protocol):
         ...
 
     def outputs(self, batch: Batch, entropy: bool, value_head: nn.Module | None = None) -> Outputs:
-        """What the model says of the chosen tokens, `[B, T]`, 0 elsewhere; `entropy` asks for entropies."""
+        """What the model says of the chosen tokens, `[B, T]`, 0 elsewhere; `entropy` asks for entropies.
+
+        Where the batch has `teacher_top_ids`, also what it says of these candidates, `[B, T, K]`.
+        """
         ...
 
     def values(self, batch: Batch, value_head: nn.Module) -> Tensor:
         """The values alone, `[B, T]`."""
+        ...
+
+    def top(self, batch: Batch, k: int, vocabulary: int) -> tuple[Tensor, Tensor]:
+        """Ids and log-probs `[B, T, K]` of the `k` likeliest of the first `vocabulary` tokens, falling; 0 elsewhere."""
+        ...
+
+    def logits(self, batch: Batch, at: Tensor) -> Tensor:
+        """`[M, V]` of the distributions from which the chosen tokens `at [B, T]` came, at temperature 1, row by row.
+
+        There is at least one of them.
+        """
         ...
 
 
@@ -65,7 +85,7 @@ class PackedForward:
             return _nothing(batch, entropy, value_head)
         hidden = self.trunk.hidden(packed.tokens, packed.positions, packed.layout)
         states = hidden.index_select(0, packed.sources)
-        scored = _score(self.trunk.logits, states, packed.targets, batch.temperature, entropy, self.held)
+        scored = _score(self.trunk.logits, states, batch, packed.rows, packed.columns, entropy, self.held)
         values = None if value_head is None else value_head(states).reshape(-1)
         return _scatter(batch, packed.rows, packed.columns, scored, values)
 
@@ -76,6 +96,21 @@ class PackedForward:
             return _zeros(batch)
         states = self.trunk.hidden(packed.tokens, packed.positions, packed.layout).index_select(0, packed.sources)
         return _placed(batch, packed.rows, packed.columns, value_head(states).reshape(-1))
+
+    def top(self, batch: Batch, k: int, vocabulary: int) -> tuple[Tensor, Tensor]:
+        """See `Forward`."""
+        packed = pack_tokens(batch.tokens, batch.mask)
+        if packed is None:
+            return _no_candidates(batch, k)
+        states = self.trunk.hidden(packed.tokens, packed.positions, packed.layout).index_select(0, packed.sources)
+        return _top(self.trunk.logits, states, batch, packed.rows, packed.columns, k, vocabulary)
+
+    def logits(self, batch: Batch, at: Tensor) -> Tensor:
+        """See `Forward`."""
+        packed = pack_tokens(batch.tokens, batch.mask)
+        assert packed is not None, "there is a chosen token to compare at"
+        hidden = self.trunk.hidden(packed.tokens, packed.positions, packed.layout)
+        return self.trunk.logits(hidden.index_select(0, packed.sources[at[packed.rows, packed.columns]]))
 
 
 class PaddedForward:
@@ -97,7 +132,7 @@ class PaddedForward:
         out = self._run(batch, hidden=value_head is not None)
         rows, columns = torch.nonzero(batch.mask, as_tuple=True)
         logits = out.logits[rows, columns - 1]
-        scored = _score(lambda x: x, logits, batch.tokens[rows, columns], batch.temperature, entropy)
+        scored = _score(lambda x: x, logits, batch, rows, columns, entropy)
         values = None if value_head is None else value_head(out.hidden_states[-1][rows, columns - 1]).reshape(-1)
         return _scatter(batch, rows, columns, scored, values)
 
@@ -108,6 +143,19 @@ class PaddedForward:
         rows, columns = torch.nonzero(batch.mask, as_tuple=True)
         states = self._run(batch, hidden=True).hidden_states[-1][rows, columns - 1]
         return _placed(batch, rows, columns, value_head(states).reshape(-1))
+
+    def logits(self, batch: Batch, at: Tensor) -> Tensor:
+        """See `Forward`."""
+        rows, columns = torch.nonzero(at & batch.mask, as_tuple=True)
+        return self._run(batch, hidden=False).logits[rows, columns - 1]
+
+    def top(self, batch: Batch, k: int, vocabulary: int) -> tuple[Tensor, Tensor]:
+        """See `Forward`."""
+        if not batch.mask.any():
+            return _no_candidates(batch, k)
+        rows, columns = torch.nonzero(batch.mask, as_tuple=True)
+        logits = self._run(batch, hidden=False).logits[rows, columns - 1]
+        return _top(lambda x: x, logits, batch, rows, columns, k, vocabulary)
 
     def _run(self, batch: Batch, hidden: bool) -> Any:
         tokens = batch.tokens[:, : int(batch.lengths.max())]
@@ -121,57 +169,102 @@ class PaddedForward:
         )
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What the softmax says of predictions: `logprobs [M]`, `entropy [M]`, `candidates [M, K]` where asked."""
+
+    logprobs: Tensor
+    entropy: Tensor | None
+    candidates: Tensor | None
+
+
 def _score(
     head: Callable[[Tensor], Tensor],
     states: Tensor,
-    targets: Tensor,
-    temperature: float,
+    batch: Batch,
+    rows: Tensor,
+    columns: Tensor,
     entropy: bool,
     held: int = HELD,
-) -> tuple[Tensor, Tensor | None]:
-    """Log-probs `[M]` and entropies `[M]` of predictions from states `[M, E]`, chunk by chunk where that helps."""
-    at = temperature if temperature > 0 else 1.0  # greedy samples carry log-probs at temperature 1
+) -> Scored:
+    """From states `[M, E]` that predict the tokens of the batch at `rows, columns [M]`."""
+    at, asked = _temperature(batch), batch.has("teacher_top_ids")
 
-    def score(some: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        logits = head(some)
-        if entropy:
-            return selected_logprobs_and_entropy(logits, tokens, at)
-        return selected_logprobs(logits, tokens, at), None
+    def read(logits: Tensor, tokens: Tensor, *ids: Tensor) -> tuple[Tensor, ...]:
+        own = selected_logprobs_and_entropy if entropy else lambda *given: (selected_logprobs(*given),)
+        return (*own(logits, tokens, at), *(candidate_logprobs(logits, each, at) for each in ids))
+
+    aligned = [batch.tokens[rows, columns], *([batch.teacher_top_ids[rows, columns]] if asked else [])]
+    found = _in_chunks(head, states, aligned, read, held)
+    return Scored(found[0], found[1] if entropy else None, found[-1] if asked else None)
+
+
+def _top(
+    head: Callable[[Tensor], Tensor],
+    states: Tensor,
+    batch: Batch,
+    rows: Tensor,
+    columns: Tensor,
+    k: int,
+    vocabulary: int,
+) -> tuple[Tensor, Tensor]:
+    at = _temperature(batch)
+    ids, logprobs = _in_chunks(head, states, [], lambda logits: likeliest(logits, k, vocabulary, at), HELD)
+    return _placed(batch, rows, columns, ids), _placed(batch, rows, columns, logprobs)
+
+
+def _temperature(batch: Batch) -> float:
+    return batch.temperature if batch.temperature > 0 else 1.0  # greedy samples carry log-probs at temperature 1
+
+
+def _in_chunks(
+    head: Callable[[Tensor], Tensor],
+    states: Tensor,
+    aligned: Sequence[Tensor],
+    read: Callable[..., tuple[Tensor, ...]],
+    held: int,
+) -> tuple[Tensor, ...]:
+    """`read(head(states), *aligned)`, `[M, …]` each, chunk by chunk where that helps."""
+
+    def run(some: Tensor, *beside: Tensor) -> tuple[Tensor, ...]:
+        return read(head(some), *beside)
 
     with torch.no_grad():
         vocabulary = head(states[:1]).shape[-1]
     learning = torch.is_grad_enabled()
     if learning and len(states) * vocabulary <= held:
-        return score(states, targets)
+        return run(states, *aligned)
     size = max(1, min(held, max(CHUNK, ROWS * vocabulary)) // vocabulary)
     pieces = [
-        checkpoint(score, some, tokens, use_reentrant=False) if learning else score(some, tokens)
-        for some, tokens in zip(states.split(size), targets.split(size), strict=True)
+        checkpoint(run, *some, use_reentrant=False) if learning else run(*some)
+        for some in zip(*(each.split(size) for each in (states, *aligned)), strict=True)
     ]
-    entropies = [spread for _, spread in pieces if spread is not None]
-    return torch.cat([logprobs for logprobs, _ in pieces]), torch.cat(entropies) if entropies else None
+    return tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
 
 
-def _scatter(
-    batch: Batch, rows: Tensor, columns: Tensor, scored: tuple[Tensor, Tensor | None], values: Tensor | None
-) -> Outputs:
-    logprobs, entropies = scored
-    return Outputs(
-        _placed(batch, rows, columns, logprobs),
-        None if entropies is None else _placed(batch, rows, columns, entropies),
-        None if values is None else _placed(batch, rows, columns, values),
-    )
+def _scatter(batch: Batch, rows: Tensor, columns: Tensor, scored: Scored, values: Tensor | None) -> Outputs:
+    def placed(flat: Tensor | None) -> Tensor | None:
+        return None if flat is None else _placed(batch, rows, columns, flat)
+
+    logprobs = _placed(batch, rows, columns, scored.logprobs)
+    return Outputs(logprobs, placed(scored.entropy), placed(values), placed(scored.candidates))
 
 
 def _placed(batch: Batch, rows: Tensor, columns: Tensor, flat: Tensor) -> Tensor:
-    """`flat [M]` at its places in `[B, T]`, 0 elsewhere."""
-    return flat.new_zeros(batch.mask.shape).index_put((rows, columns), flat)
+    """`flat [M, …]` at its places in `[B, T, …]`, 0 elsewhere."""
+    return flat.new_zeros((*batch.mask.shape, *flat.shape[1:])).index_put((rows, columns), flat)
 
 
 def _zeros(batch: Batch) -> Tensor:
     return torch.zeros(batch.mask.shape, device=batch.tokens.device)
 
 
+def _no_candidates(batch: Batch, k: int) -> tuple[Tensor, Tensor]:
+    zero = _zeros(batch)[..., None].expand(-1, -1, k)
+    return zero.long(), zero
+
+
 def _nothing(batch: Batch, entropy: bool, value_head: nn.Module | None) -> Outputs:
     zero = _zeros(batch)
-    return Outputs(zero, zero if entropy else None, None if value_head is None else zero)
+    top = _zeros(batch)[..., None].expand_as(batch.teacher_top_ids) if batch.has("teacher_top_ids") else None
+    return Outputs(zero, zero if entropy else None, None if value_head is None else zero, top)

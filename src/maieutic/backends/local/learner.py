@@ -25,7 +25,10 @@ from transformers import AutoModelForCausalLM
 from maieutic.backends.local.check import forward_for
 from maieutic.backends.local.critic import Critic
 from maieutic.backends.local.evaluate import Forward
+from maieutic.backends.local.natural import kept_policy, twice_differentiable
 from maieutic.backends.local.optimiser import Optimiser, Updater, hidden_matrices
+from maieutic.core.neighbourhood import KeptPolicy
+from maieutic.core.trust_region import flatten
 from maieutic.errors import ConfigError, DataError, ModelError, NumericalError, RunError
 from maieutic.models.causal import CausalModel, save_causal
 from maieutic.models.progress import no_progress_bars
@@ -107,7 +110,11 @@ class LocalLearner:
     @property
     def capabilities(self) -> frozenset[str]:
         """See `maieutic.protocols.Learner`."""
-        able = {"values": self.critic is not None, "restart": self.start is not None}
+        able = {
+            "values": self.critic is not None,
+            "restart": self.start is not None,
+            "trust_region": twice_differentiable(self.model.module, self.forward),
+        }
         return frozenset(name for name, can in able.items() if can)
 
     @property
@@ -185,20 +192,37 @@ class LocalLearner:
     def _update(self) -> dict[str, float]:
         """Clip and step, or skip when the gradient is not finite."""
         norm = self.updater.clip()
-        rate, skipped = 0.0, not math.isfinite(norm)
-        if skipped:
-            self.skips += 1
-        else:
+        rate, skipped = 0.0, self._skips(norm)
+        if not skipped:
             rate = self.updater.step()
-            self.skips = 0
             self.version += 1
         self.updater.forget_gradients()
+        return {"optim/grad_norm": norm, "optim/learning_rate": rate, "optim/skipped": float(skipped)}
+
+    def _skips(self, norm: float) -> bool:
+        """Whether a gradient of that length is to be skipped. Raises `NumericalError` after too many in a row."""
+        self.skips = 0 if math.isfinite(norm) else self.skips + 1
         if self.skips > self.max_skips:
+            self.updater.forget_gradients()
             raise NumericalError(
                 f"the gradient was not finite {self.skips} times in a row (its last norm was {norm}); expected "
                 "finite ones. Lower the learning rate, or look at the last batch: a log-ratio may be out of range"
             )
-        return {"optim/grad_norm": norm, "optim/learning_rate": rate, "optim/skipped": float(skipped)}
+        return self.skips > 0
+
+    def gradient(self, batch: Batch, loss: LossTerms) -> tuple[Tensor, dict[str, float]]:
+        """See `maieutic.protocols.TrustRegionLearner`."""
+        self.updater.forget_gradients()
+        metrics = self.accumulate(batch, loss)
+        slope = flatten([torch.zeros_like(w) if w.grad is None else w.grad for w in self.weights().values()])
+        self.updater.forget_gradients()
+        norm = float(slope.norm())
+        return slope, {**metrics, "optim/grad_norm": norm, "optim/skipped": float(self._skips(norm))}
+
+    def neighbourhood(self, batch: Batch, tokens: Tensor) -> KeptPolicy:
+        """See `maieutic.protocols.TrustRegionLearner`."""
+        weights, budget = list(self.weights().values()), self.micro_batch_tokens
+        return kept_policy(self.model.module, self.forward, weights, self.outputs, batch, tokens, budget)
 
     def reset(self, folder: Path | None = None, *, total_steps: int | None = None, keep_weights: bool = False) -> None:
         """See `maieutic.protocols.Learner`. `folder` is a model folder, or one that `save` wrote."""
