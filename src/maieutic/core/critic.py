@@ -12,12 +12,15 @@ Letters: `B` rows, `T` tokens. Rewards, values, returns and advantages share one
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from maieutic.core.parts import credit, loss, needs, requires
+from maieutic.core.parts import Algorithm, Loss, Update, credit, loss, needs, requires
 from maieutic.errors import ConfigError
+from maieutic.protocols import Learner
 from maieutic.types import Batch, Outputs
 
 Terms = tuple[Tensor, Mapping[str, Tensor]]
@@ -151,3 +154,41 @@ def whitened_rewards(shift_mean: bool = False, eps: float = 1e-8) -> Callable[[B
         return batch.with_(token_rewards=white, rewards=batch.rewards + (white - rewards).sum(1))
 
     return give
+
+
+class Begun:
+    """How many batches a critic has been warmed up with: the memory of `warmed_up`."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+
+    def state(self) -> dict[str, Any]:
+        """The count."""
+        return {"batches": self.batches}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on after that many."""
+        self.batches = int(state["batches"])
+
+
+def warmed_up(update: Update, loss: Loss, batches: int) -> Update:
+    """`update`, but on `loss` alone for the first so many batches: a critic learns before the policy moves.
+
+    Value pre-training (VC-PPO, arXiv 2503.01491): with a critic that knows nothing yet, long completions get advantages
+    that are noise. Batches are sampled, credited and counted as ever; the count is remembered with the run. A
+    `SeparateCritic` leaves the policy exactly where it is; a `ValueHead` moves the weights that it shares with it.
+    """
+    if batches < 0:
+        raise ValueError(f"warmed_up: got batches={batches}; expected 0 (no warm-up) or more")
+    if batches == 0 or loss.absent:
+        return update
+    begun = Begun()
+
+    def run(learner: Learner, batch: Batch, algorithm: Algorithm) -> dict[str, float]:
+        if begun.batches == batches:
+            return update(learner, batch, algorithm)
+        begun.batches += 1
+        return update(learner, batch, replace(algorithm, loss=loss))
+
+    label = f"warmed_up({update.label}, {loss.label}, batches={batches})"
+    return replace(update, label=label, function=run, memory=(*update.memory, begun))

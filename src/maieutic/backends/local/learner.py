@@ -225,12 +225,18 @@ class LocalLearner:
         return kept_policy(self.model.module, self.forward, weights, self.outputs, batch, tokens, budget)
 
     def reset(self, folder: Path | None = None, *, total_steps: int | None = None, keep_weights: bool = False) -> None:
-        """See `maieutic.protocols.Learner`. `folder` is a model folder, or one that `save` wrote."""
+        """See `maieutic.protocols.Learner`. `folder` is a model folder, or one that `save` wrote.
+
+        A critic goes back too, where `folder` holds it; at a plain model's weights it stays as it is.
+        """
         if keep_weights:
             pass
         elif folder is not None:
             folder = Path(folder)
-            _read_weights(self.model, folder / "model" if (folder / "model").is_dir() else folder)
+            saved = (folder / "model").is_dir()
+            _read_weights(self.model, folder / "model" if saved else folder)
+            if saved and self.critic is not None:
+                self._read_critic(load_file(folder / "learner.safetensors"), folder)
         elif self.start is not None:
             with torch.no_grad():
                 for name, weight in self.weights().items():
