@@ -21,8 +21,10 @@ _HOME = {
     **dict.fromkeys(("MaieuticError",), "errors"),
     **dict.fromkeys(("Completion", "Policy", "Sampling"), "protocols"),
     **dict.fromkeys(("Algorithm", "Credit", "Loss", "Select", "Update", "Weigh", "needs"), "core.parts"),
-    **dict.fromkeys(("ALGORITHMS", "cispo", "dapo", "dr_grpo", "expert_iteration", "grpo", "gspo", "make_algorithm",
-                     "reinforce", "rejection_sampling", "rest_em", "rloo", "sft", "star"), "algorithms"),
+    **dict.fromkeys(("ALGORITHMS", "cispo", "dapo", "dr_grpo", "expert_iteration", "gdpo", "grpo", "gspo",
+                     "gspo_token", "lite_ppo", "make_algorithm", "ppo", "rcrl", "reinforce", "reinforce_plus_plus",
+                     "reinforce_plus_plus_baseline", "rejection_sampling", "rest_em", "rloo", "sapo", "sft", "star",
+                     "trpo"), "algorithms"),
     **dict.fromkeys(("Recorded", "Sampled"), "sources"),
     **dict.fromkeys(("Roller",), "rollout"),
     **dict.fromkeys(("Evaluation", "difference", "evaluate_sync"), "evaluate"),
@@ -35,7 +37,7 @@ _HOME = {
     **dict.fromkeys(("load_causal", "save_causal"), "models.causal"),
     **dict.fromkeys(("LoRA",), "models.lora"),
     **dict.fromkeys(("SmallModel", "build_small"), "models.small"),
-    **dict.fromkeys(("LocalBackend", "Optimiser"), "backends.local"),
+    **dict.fromkeys(("LocalBackend", "Optimiser", "SeparateCritic", "ValueHead"), "backends.local"),
     **dict.fromkeys(("Config", "read_config"), "config"),
 }  # fmt: skip
 

@@ -12,6 +12,8 @@
     rloo        everything       leave_one_out             policy_gradient                  sequence_sum      sgd
     reinforce_plus_plus           kl_in_reward | discounted | whitened   clipped_surrogate  token_mean        sgd
     reinforce_plus_plus_baseline  group_centered | whitened   clipped_surrogate + β·k2     token_mean        sgd
+    ppo         everything       kl_in_reward | gae | whitened  clipped_surrogate + value_loss  token_mean        sgd
+    trpo        everything       group_centered            surrogate                        token_mean        trust_region
     grpo        everything       group_normalized          clipped_surrogate (+ β·KL)       sequence_mean     sgd
     dr_grpo     everything       group_centered            clipped_surrogate                constant_length   sgd
     dapo        informative      group_normalized          clipped_surrogate (low, high)    token_mean        sgd
@@ -39,6 +41,7 @@ from typing import Any
 from torch import Tensor
 
 from maieutic.choose import choose
+from maieutic.core.adaptive import adaptive_kl_in_reward
 from maieutic.core import preference
 from maieutic.core.conditioned import RULES, conditioned_on_reward
 from maieutic.core.corrections import CORRECTIONS, Correction, corrected
@@ -54,7 +57,7 @@ from maieutic.core.credit import (
     parts_normalized,
     whitened,
 )
-from maieutic.core.critic import entropy_bonus
+from maieutic.core.critic import entropy_bonus, gae, value_loss, warmed_up
 from maieutic.core.kl import ESTIMATORS, k2, k3
 from maieutic.core.losses import (
     clipped_sequence_ratio,
@@ -65,15 +68,18 @@ from maieutic.core.losses import (
     nll,
     policy_gradient,
     soft_gate,
+    surrogate,
 )
 from maieutic.core.pairs import Pairing, pairing
 from maieutic.core.parts import Algorithm, Credit
 from maieutic.core.select import demonstrations, everything, informative
 from maieutic.core.self_training import correct_only
+from maieutic.core.trust_region import trust_region
 from maieutic.core.update import refit, sgd
 from maieutic.core.weights import constant_length, pair_mean, sequence_mean, sequence_sum, token_mean
 from maieutic.errors import ConfigError, UnknownName
 from maieutic.own_code import load_function
+from maieutic.steps import Labels
 
 Estimator = Callable[..., Tensor]
 
@@ -151,7 +157,8 @@ def reinforce_plus_plus_baseline(
     epochs: int = 1, minibatches: int = 1,
 ) -> Algorithm:  # fmt: skip
     """REINFORCE++ with baseline (arXiv 2501.03262): the group's mean taken off, then whitened over the batch; the KL is
-    k2 in the loss. β as in OpenRLHF's example."""
+    k2 in the loss. Whitened by tokens, as in verl and OpenRLHF: where right completions are longer than wrong ones, the
+    mean over tokens is not 0 and moves rows without credit (`lite_ppo` has no such term). β as in OpenRLHF's example."""
     loss = corrected(clipped_surrogate(epsilon), correction) + beta * kl_to_reference(kl)
     give, update = group_centered() | whitened(), sgd(epochs, minibatches)
     return Algorithm("reinforce_plus_plus_baseline", everything(), give, loss, token_mean(), update)
@@ -161,6 +168,34 @@ def rloo(beta: float = 0.0, correction: Correction | None = None) -> Algorithm:
     """RLOO (arXiv 2402.14740): the other siblings' mean is the baseline; a KL goes into the reward."""
     give, loss = kl_in_reward(beta) | leave_one_out(), corrected(policy_gradient(), correction)
     return Algorithm("rloo", everything(), give, loss, sequence_sum(), sgd())
+
+
+def ppo(
+    beta: float = 0.05, gamma: float = 1.0, lam: float = 0.95, value_lam: float | None = None,
+    length_alpha: float | None = None, bootstrap: bool = True, epsilon: float = 0.2, dual_clip: float | None = None,
+    value_clip: float | None = 0.2, value_coefficient: float = 0.1, entropy: float = 0.0,
+    kl_target: float | None = None, critic_warmup: int = 0, correction: Correction | None = None, epochs: int = 4,
+    minibatches: int = 1,
+) -> Algorithm:  # fmt: skip
+    """PPO (arXiv 1707.06347) with a critic and the KL in the reward (arXiv 1909.08593); defaults as TRL's. TRL and verl
+    give a completion that was cut no value of its last state (`bootstrap=False`); verl and OpenRLHF keep the critic
+    apart from the policy. For long reasoning: λ = 1 or `length_alpha=0.05`, `value_lam=1`, a `critic_warmup`."""
+    penalty = kl_in_reward(beta) if kl_target is None else adaptive_kl_in_reward(beta, kl_target)
+    critic = value_coefficient * value_loss(value_clip)
+    actor = corrected(clipped_surrogate(epsilon, dual_clip=dual_clip), correction) + entropy * entropy_bonus()
+    give = penalty | gae(gamma, lam, value_lam, length_alpha, bootstrap) | whitened()
+    update = warmed_up(sgd(epochs, minibatches), critic, critic_warmup)
+    return Algorithm("ppo", everything(), give, actor + critic, token_mean(), update)
+
+
+def trpo(
+    max_kl: float = 0.01, damping: float = 0.05, cg_iterations: int = 10, cg_tolerance: float = 1e-10,
+    backtracks: int = 10, accept: float = 0.1, kl_slack: float = 1.5, kl_share: float = 0.2,
+) -> Algorithm:  # fmt: skip
+    """TRPO (arXiv 1502.05477): natural steps within a KL bound, no learning rate. It leaves advantages open: here the
+    siblings are the baseline, and no critic needs a step of its own, which could move the policy out of the bound."""
+    update = trust_region(max_kl, damping, cg_iterations, cg_tolerance, backtracks, accept, kl_slack, kl_share)
+    return Algorithm("trpo", everything(), group_centered(), surrogate(), token_mean(), update)
 
 
 def grpo(
@@ -248,7 +283,7 @@ def cispo(cap: float = 5.0, correction: Correction | None = None, epochs: int = 
 def orpo(beta: float = 0.1, pairs: Pairing = "one", epochs: int = 1, minibatches: int = 1) -> Algorithm:
     """ORPO (arXiv 2403.07691): likelihood of the chosen side, and the odds ratio times β (the paper's λ); no reference.
 
-    `pairs`, here and below: how they are formed of what was sampled (`core.pairs`), or "given", as the data have them."""
+    `pairs`, here and below: how they are formed of what was sampled (see `core.pairs`), or "given" as data have them."""
     loss = preference.chosen_nll() + beta * preference.odds_ratio()
     return Algorithm("orpo", pairing(pairs), none(), loss, pair_mean(), sgd(epochs, minibatches))
 
@@ -296,6 +331,8 @@ ALGORITHMS: Mapping[str, Callable[..., Algorithm]] = {
         rcrl,
         reinforce,
         rloo,
+        ppo,
+        trpo,
         grpo,
         dr_grpo,
         dapo,

@@ -50,9 +50,8 @@ def _pairs(examples: Sequence[Example]) -> Tensor | None:
     return torch.tensor([[pair[CHOSEN], pair[REJECTED]] for pair in sides.values()]) if sides else None
 
 
-def _reward_parts(examples: Sequence[Example]) -> Tensor | None:
-    """`[B, R]`: the named parts of each reward, in alphabetical order, NaN where a row lacks one; None without any."""
-    names = sorted({name for example in examples for name in example.parts})
+def _reward_parts(examples: Sequence[Example], names: Sequence[str]) -> Tensor | None:
+    """`[B, R]`: the parts of each reward, in the order of `names`, NaN where a row lacks one; None without any."""
     if not names:
         return None
     return torch.tensor([[example.parts.get(name, math.nan) for name in names] for example in examples])
@@ -73,7 +72,8 @@ def pack(examples: Sequence[Example]) -> Batch:
             "computes log-probs at the temperature of the batch"
         )
     rollouts = [e.rollout for e in examples]
-    columns = {"pairs": _pairs(examples), "reward_parts": _reward_parts(examples)}
+    names = tuple(sorted({name for example in examples for name in example.parts}))
+    columns = {"pairs": _pairs(examples), "reward_parts": _reward_parts(examples, names)}
     width = max(len(r.tokens) for r in rollouts)
     return Batch(
         tokens=_padded([r.tokens for r in rollouts], width, torch.long),
@@ -87,4 +87,5 @@ def pack(examples: Sequence[Example]) -> Batch:
         units=torch.tensor([e.unit for e in examples]),
         temperature=temperatures.pop(),
         columns={name: column for name, column in columns.items() if column is not None},
+        part_names=names,
     )

@@ -2,31 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from maieutic.algorithms import ALGORITHMS, make_algorithm
-from maieutic.backends.toy import ToyChat, ToyLearner, ToyModel
-from maieutic.core import corrections, credit, losses, select, self_training, weights
+from maieutic.backends.toy import ToyChat, ToyCritic, ToyLearner, ToyModel
+from maieutic.core import (
+    adaptive,
+    corrections,
+    credit,
+    critic,
+    losses,
+    pairs,
+    preference,
+    select,
+    self_training,
+    weights,
+)
 from maieutic.core.kl import corrected_k2, corrected_k3, k2
 from maieutic.core.parts import Credit, Loss, Select
 from maieutic.errors import MissingColumn
 from maieutic.pack import pack
-from maieutic.types import PROVIDERS, SHAPES, Finish, Group, Outputs, Rollout, Score, Task
+from maieutic.types import PROVIDERS, SHAPES, Batch, Finish, Group, Outputs, Rollout, Score, Task
 
 
 class Columns(dict):
-    """Columns that note the names by which they are read."""
+    """Columns that note the names by which they are read, but for those that a part has filled itself."""
 
-    def __init__(self, columns):
+    def __init__(self, columns, read=None, filled=frozenset()):
         super().__init__(columns)
-        self.read = set()
+        self.read = set() if read is None else read
+        self.filled = filled
 
     def __getitem__(self, name):
-        self.read.add(name)
+        if name not in self.filled:
+            self.read.add(name)
         return super().__getitem__(name)
+
+
+class Watched(Batch):
+    """A batch that goes on noting when a part of a chain has filled something."""
+
+    __slots__ = ()
+
+    def with_(self, **columns):
+        made = super().with_(**columns)
+        return replace(made, columns=Columns(made.columns, self.columns.read, self.columns.filled | columns.keys()))
 
 
 def make_groups():
@@ -59,7 +82,7 @@ def watched():
     """A batch in which every column of `PROVIDERS` is filled, and its columns, which note what is read."""
     batch = pack(select.everything()(make_groups()))
     columns = Columns({name: filled(name, batch) for name in PROVIDERS})
-    return replace(batch, columns=columns), columns
+    return Watched(**{f.name: getattr(batch, f.name) for f in fields(batch)} | {"columns": columns}), columns
 
 
 #: Every part of the library, once. A factory that is missing here fails the test of completeness.
@@ -67,11 +90,15 @@ PARTS = [
     credit.uniform(), credit.group_centered(), credit.group_normalized(), credit.leave_one_out(),
     credit.discounted(0.9), credit.whitened(), credit.kl_in_reward(0.1), credit.none(), credit.batch_scaled(),
     credit.batch_normalized(), credit.parts_normalized(),
+    critic.gae(), critic.gae(bootstrap=False), critic.whitened_rewards(), adaptive.adaptive_kl_in_reward(),
+    critic.value_loss(), critic.value_loss(None), critic.entropy_bonus(),
     losses.nll(), losses.policy_gradient(), losses.clipped_surrogate(), losses.clipped_sequence_ratio(),
     losses.clipped_weight(), losses.kl_to_reference(), losses.kl_to_reference(corrected_k2),
     losses.kl_to_reference(corrected_k3), losses.clipped_surrogate(anchor="ref"), losses.clipped_sequence_token_ratio(),
-    losses.soft_gate(),
+    losses.soft_gate(), losses.surrogate(),
+    preference.dpo(), preference.ipo(), preference.simpo(), preference.odds_ratio(), preference.chosen_nll(),
     weights.token_mean(), weights.sequence_mean(), weights.sequence_sum(), weights.constant_length(8),
+    weights.pair_mean(), pairs.pairs(), pairs.best_vs_worst(), pairs.given_pairs(),
     select.demonstrations(), select.everything(), select.informative(), self_training.correct_only(),
 ]  # fmt: skip
 #: Every correction, around some loss.
@@ -101,7 +128,8 @@ def read_by(part):
     if isinstance(part, Select):
         part(make_groups())
     elif isinstance(part, Loss):
-        part(Outputs(-torch.rand(batch.mask.shape, requires_grad=True)), batch)
+        now = -torch.rand(batch.mask.shape, requires_grad=True)
+        part(Outputs(now, entropy=-now, values=now), batch)
     else:
         part(batch)
     return columns.read
@@ -124,7 +152,7 @@ def test_every_part_of_the_library_is_listed():
     made = {part.label.split("(")[0] for part in PARTS}
     factories = {
         name
-        for module in (credit, losses, weights, select, self_training)
+        for module in (adaptive, credit, critic, losses, weights, select, self_training, pairs, preference)
         for name, value in vars(module).items()
         if hasattr(value, "__wrapped__") and value.__module__ == module.__name__
     }
@@ -138,7 +166,8 @@ def test_a_row_runs_on_what_it_asks_for_and_not_on_less(row):
     """`asks` are the columns that models must fill: with them an update works, without any one it says so."""
     examples = row.select(make_groups())
     chat = ToyChat(["a", "b", "c", "d", "e"])
-    learner = ToyLearner(ToyModel(len(chat.words), 4))
+    model = ToyModel(len(chat.words), 4)
+    learner = ToyLearner(model, critic=ToyCritic(model) if "values" in row.requires else None)
     batch = pack(examples)
     given = batch.with_(**{name: filled(name, batch) for name in row.asks})
     metrics = row.update(learner, row.credit(given), row)
@@ -157,6 +186,11 @@ def test_what_the_rows_need_and_ask_models_for():
         *[(set(), set())] * 4,  # rejection_sampling, star, rest_em, expert_iteration
         ({"advantages"}, set()),  # reinforce
         ({"advantages"}, set()),  # rloo
+        (
+            {"advantages", "returns", "old_logprobs", "ref_logprobs", "old_values", "final_values"},
+            {"old_logprobs", "ref_logprobs", "old_values", "final_values"},
+        ),  # ppo
+        ({"advantages", "old_logprobs"}, {"old_logprobs"}),  # trpo: its line search leaves the old policy
         ({"advantages", "old_logprobs"}, set()),  # grpo: one step, so the old policy is the present one
         ({"advantages", "old_logprobs"}, set()),  # dr_grpo
         ({"advantages", "old_logprobs"}, set()),  # dapo
@@ -168,6 +202,10 @@ def test_what_the_rows_need_and_ask_models_for():
         ({"advantages", "old_logprobs", "reward_parts"}, set()),  # gdpo
         ({"advantages", "old_logprobs"}, set()),  # gspo_token
         ({"advantages", "old_logprobs"}, set()),  # sapo
+        ({"pairs"}, set()),  # orpo
+        *[({"pairs", "ref_logprobs"}, {"ref_logprobs"})] * 2,  # dpo, ipo
+        ({"pairs"}, set()),  # simpo
+        ({"pairs", "ref_logprobs"}, {"ref_logprobs"}),  # rpo
         ({"advantages", "old_logprobs", "ref_logprobs"}, {"old_logprobs", "ref_logprobs"}),  # rloo, KL in the reward
         ({"advantages", "old_logprobs", "ref_logprobs"}, {"ref_logprobs"}),  # grpo, KL in the loss
         ({"advantages", "old_logprobs", "ref_logprobs"}, {"ref_logprobs"}),

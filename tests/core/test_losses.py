@@ -158,7 +158,8 @@ def test_losses_add_scale_and_say_what_they_read():
     assert whole.needs == {"advantages", "old_logprobs", "ref_logprobs"}
     batch = batch_of(1, advantages=[1.0], old_logprobs=[-1.0], ref_logprobs=[-1.0])
     _, watched = whole.terms(Outputs(torch.tensor([[0.0, -1.0]], dtype=F64)), batch)
-    assert {"clip_ratio/low", "clip_ratio/high", "policy/ratio", "policy/kl_to_old", "kl/reference"} == set(watched)
+    of_ratio = {"clip_ratio/low", "clip_ratio/high", "policy/ratio", "policy/kl_to_old", "policy/ratio_limited"}
+    assert set(watched) == of_ratio | {"kl/reference", "kl/limited"}
     twice = 2.0 * (losses.nll() + losses.nll())
     assert isinstance(twice, Loss)
     assert str(twice) == "2 * (nll() + nll())"

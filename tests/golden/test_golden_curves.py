@@ -44,6 +44,9 @@ VARIANTS = {
     "grpo_corrected_k3_batch_entropy": (
         "grpo", {"beta": 0.04, "kl": "corrected_k3", "scale": "batch", "entropy": 0.01, "epochs": 2}
     ),
+    # the mean reward tells more completions apart than right and wrong does, of which few are right at first
+    **{name: (name, {"pairs": "best_vs_worst", "epochs": 2}) for name in ("orpo", "dpo", "ipo", "simpo", "rpo")},
+    "dpo_of_every_pair": ("dpo", {"pairs": {"mode": "all", "cap": 3}, "minibatches": 2}),
     "grpo_ratio_to_reference": ("grpo", {"ratio_anchor": "ref", "scale": "none", "beta": 0.1}),
 }
 CASES = {**{name: (name, {}) for name in ALGORITHMS}, **VARIANTS}

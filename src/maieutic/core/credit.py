@@ -9,13 +9,14 @@ Letters: `B` rows, `T` tokens, `G` siblings of a group, `r` rewards `[B]`, `m` m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from maieutic.core.kl import k1
 from maieutic.core.parts import compares, credit, needs
+from maieutic.errors import UnknownName
 from maieutic.types import Batch
 
 
@@ -24,25 +25,25 @@ def _spread(batch: Batch, advantage: Tensor) -> Batch:
     return batch.with_(advantages=advantage[:, None] * batch.mask)
 
 
-def _group_sums(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def _group_sums(rewards: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """For each row: its group's number `[B]`, the groups' sizes and sums of rewards `[groups]`."""
-    _, member = torch.unique(batch.groups, return_inverse=True)
-    count = torch.zeros(int(member.max()) + 1, dtype=batch.rewards.dtype, device=batch.rewards.device)
-    size = count.index_add(0, member, torch.ones_like(batch.rewards))
-    total = count.index_add(0, member, batch.rewards)
+    _, member = torch.unique(groups, return_inverse=True)
+    count = torch.zeros(int(member.max()) + 1, dtype=rewards.dtype, device=rewards.device)
+    size = count.index_add(0, member, torch.ones_like(rewards))
+    total = count.index_add(0, member, rewards)
     return member, size, total
 
 
-def _centred(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def _centred(rewards: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """r − mean of its group `[B]`, and the group number and size of each row `[B]`.
 
     A group whose rewards are all equal gets exactly 0: rounding in the mean must not leave noise that a division by
     a tiny deviation would blow up.
     """
-    member, size, total = _group_sums(batch)
-    low = torch.full_like(total, float("inf")).scatter_reduce(0, member, batch.rewards, "amin")
-    high = torch.full_like(total, -float("inf")).scatter_reduce(0, member, batch.rewards, "amax")
-    difference = batch.rewards - (total / size)[member]
+    member, size, total = _group_sums(rewards, groups)
+    low = torch.full_like(total, float("inf")).scatter_reduce(0, member, rewards, "amin")
+    high = torch.full_like(total, -float("inf")).scatter_reduce(0, member, rewards, "amax")
+    difference = rewards - (total / size)[member]
     return torch.where((low == high)[member], torch.zeros_like(difference), difference), member, size[member]
 
 
@@ -69,7 +70,7 @@ def group_centered() -> Callable[[Batch], Batch]:
 
     @compares(2)
     def give(batch: Batch) -> Batch:
-        return _spread(batch, _centred(batch)[0])
+        return _spread(batch, _centred(batch.rewards, batch.groups)[0])
 
     return give
 
@@ -87,11 +88,91 @@ def group_normalized(eps: float = 1e-4, ddof: int = 1) -> Callable[[Batch], Batc
 
     @compares(2)
     def give(batch: Batch) -> Batch:
-        difference, member, size = _centred(batch)
-        squares = torch.zeros(int(member.max()) + 1, dtype=size.dtype, device=size.device)
-        squares = squares.index_add(0, member, difference**2)[member]
-        deviation = (squares / (size - ddof).clamp(min=1)).sqrt()
-        return _spread(batch, difference / (deviation + eps))
+        return _spread(batch, _normalised(batch.rewards, batch.groups, eps, ddof))
+
+    return give
+
+
+def _normalised(rewards: Tensor, groups: Tensor, eps: float, ddof: int) -> Tensor:
+    """(r − mean) / (std + eps) of each row's group, `[B]`; 0 where a group's rewards are all equal."""
+    difference, member, size = _centred(rewards, groups)
+    squares = torch.zeros(int(member.max()) + 1, dtype=size.dtype, device=size.device)
+    squares = squares.index_add(0, member, difference**2)[member]
+    deviation = (squares / (size - ddof).clamp(min=1)).sqrt()
+    return difference / (deviation + eps)
+
+
+@credit
+def batch_scaled(eps: float = 1e-4, ddof: int = 1) -> Callable[[Batch], Batch]:
+    """Aᵢₜ ← Aᵢₜ / (std(r₁ … r_B) + eps), the deviation of the batch's rewards: `group_centered() | batch_scaled()`.
+
+    Lite PPO, arXiv 2508.08221: a deviation of a few siblings is noise and weighs easy and hard prompts up, that of a
+    batch does neither. As in TRL it is that of the rewards, not of what is divided. Rewards that are all equal give 0.
+    """
+
+    @needs("advantages")
+    def give(batch: Batch) -> Batch:
+        deviation = _deviation(batch.rewards, ddof)
+        scaled = batch.advantages / (deviation + eps)
+        return batch.with_(advantages=torch.where(deviation > 0, scaled, torch.zeros_like(scaled)))
+
+    return give
+
+
+@credit
+def batch_normalized(eps: float = 1e-4, ddof: int = 1) -> Callable[[Batch], Batch]:
+    """Aᵢₜ ← (Aᵢₜ − mean(a)) / (std(a) + eps), with aᵢ the mean of a row's advantages: every row counts once.
+
+    The second step of GDPO, arXiv 2601.05242. `whitened` counts every token once instead. Equal rows give 0.
+    """
+
+    @needs("advantages")
+    def give(batch: Batch) -> Batch:
+        mask = batch.mask.to(batch.advantages.dtype)
+        rows = (batch.advantages * mask).sum(1) / mask.sum(1).clamp(min=1)
+        deviation = _deviation(rows, ddof)
+        normal = (batch.advantages - rows.mean()) / (deviation + eps) * mask
+        return batch.with_(advantages=torch.where(deviation > 0, normal, torch.zeros_like(normal)))
+
+    return give
+
+
+def _deviation(values: Tensor, ddof: int) -> Tensor:
+    """The deviation of values `[B]`, a number; exactly 0 where they are all equal."""
+    if values.numel() <= ddof or values.min() == values.max():
+        return torch.zeros_like(values.mean())
+    return values.std(correction=ddof)
+
+
+@credit
+def parts_normalized(
+    reward_weights: Mapping[str, float] | None = None, eps: float = 1e-4, ddof: int = 1
+) -> Callable[[Batch], Batch]:
+    """Aᵢₜ = Σₖ wₖ (rᵢₖ − mean_g(rₖ)) / (std_g(rₖ) + eps) over the named parts k of the reward: each on its own scale.
+
+    The first step of GDPO, arXiv 2601.05242: rewards that are added and then normalised cannot be told apart again,
+    (1, 0) from (0, 1) least of all. A part that a row lacks (NaN) is left out of its group's mean and deviation and
+    adds nothing; one that is equal in a whole group adds 0.
+
+    `reward_weights`: the parts that count and by how much (None: all of them, 1 each), as in `weighted`. Raises
+    UnknownName for a part that no row of the batch has.
+    """
+    if reward_weights is not None and not reward_weights:
+        raise ValueError("parts_normalized: got no reward_weights; expected at least one part, or None for all")
+
+    @compares(2)
+    @needs("reward_parts")
+    def give(batch: Batch) -> Batch:
+        parts = dict(zip(batch.part_names, batch.reward_parts.to(batch.rewards).unbind(1), strict=True))
+        weights = dict.fromkeys(parts, 1.0) if reward_weights is None else reward_weights
+        advantage = torch.zeros_like(batch.rewards)
+        for name, weight in weights.items():
+            if name not in parts:
+                raise UnknownName("reward part", name, parts)
+            known = ~parts[name].isnan()
+            if bool(known.any()):
+                advantage[known] += weight * _normalised(parts[name][known], batch.groups[known], eps, ddof)
+        return _spread(batch, advantage)
 
     return give
 
@@ -105,7 +186,7 @@ def leave_one_out() -> Callable[[Batch], Batch]:
 
     @compares(2)
     def give(batch: Batch) -> Batch:
-        difference, _, size = _centred(batch)
+        difference, _, size = _centred(batch.rewards, batch.groups)
         return _spread(batch, difference * size / (size - 1).clamp(min=1))
 
     return give

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from maieutic.core.kl import LIMIT, k2, k3
+from maieutic.core.kl import LIMIT, k2, k3, limited
 from maieutic.core.parts import loss, needs
 from maieutic.types import Batch, Outputs
 
@@ -77,29 +77,61 @@ def _clipped(ratio: Tensor, advantages: Tensor, low: float, high: float) -> Term
     }
 
 
+#: What a ratio is taken to: the policy that the batch began with, or the reference.
+ANCHORS: Mapping[str, str] = {"old": "old_logprobs", "ref": "ref_logprobs"}
+
+
 @loss
-def clipped_surrogate(epsilon: float = 0.2, epsilon_high: float | None = None) -> Callable[[Outputs, Batch], Terms]:
+def clipped_surrogate(
+    epsilon: float = 0.2, epsilon_high: float | None = None, dual_clip: float | None = None, anchor: str = "old"
+) -> Callable[[Outputs, Batch], Terms]:
     """Lₜ = −min(ρₜ Aₜ, clip(ρₜ, 1 − ε, 1 + ε_high) Aₜ), with ρₜ = π(aₜ) / π_old(aₜ).
 
     PPO, arXiv 1707.06347, eq. 7; `epsilon_high` defaults to `epsilon`, a larger one is DAPO's clip-higher
     (arXiv 2503.14476, eq. 10). At the first optimiser step ρ is exactly 1: the loss is −A and its gradient that of
-    `policy_gradient`, so a loss near 0 with a gradient that is not is no fault. For A < 0 there is no upper clip.
+    `policy_gradient`, so a loss near 0 with a gradient that is not is no fault. For A < 0 there is no upper clip, but
+    with `dual_clip` = c the loss there is at most −c Aₜ, with gradient 0 beyond (arXiv 1912.09729, with c = 3).
 
-    Watches `clip_ratio/low`, `clip_ratio/high` (shares of tokens whose gradient the clip removed), `policy/ratio`
-    and `policy/kl_to_old` (k3).
+    `anchor="ref"` puts the reference in the place of π_old, as a course on GRPO does: a wall around the reference, and
+    no ratio to what sampled. It is there to reproduce that, not to be chosen.
+
+    Watches `clip_ratio/low`, `clip_ratio/high`, `clip_ratio/dual` (shares of tokens whose gradient the clip removed),
+    `policy/ratio`, `policy/kl_to_old` (k3) and `policy/ratio_limited`: the share of tokens whose log-ratio was beyond
+    ±`LIMIT`, where it is clamped so that `exp` cannot overflow, and has no gradient.
     """
     high = epsilon if epsilon_high is None else epsilon_high
     _check_clip("clipped_surrogate", epsilon, high)
+    if dual_clip is not None and dual_clip <= 1.0:
+        raise ValueError(f"clipped_surrogate: got dual_clip={dual_clip}; expected a ratio above 1, or None")
+    if anchor not in ANCHORS:
+        raise ValueError(f"clipped_surrogate: got anchor={anchor!r}; expected one of {', '.join(ANCHORS)}")
+    column = ANCHORS[anchor]
 
-    @needs("advantages", "old_logprobs")
+    @needs("advantages", column)
     def surrogate(outputs: Outputs, batch: Batch) -> Terms:
-        log_ratio = (outputs.logprobs - batch.old_logprobs).clamp(-LIMIT, LIMIT)
-        ratio = torch.exp(log_ratio)
-        value, clipped = _clipped(ratio, batch.advantages, epsilon, high)
-        kl_to_old = k3(outputs.logprobs.detach(), batch.old_logprobs)
-        return value, {**clipped, "policy/ratio": ratio.detach(), "policy/kl_to_old": kl_to_old}
+        before = getattr(batch, column)
+        difference = outputs.logprobs - before
+        ratio = torch.exp(difference.clamp(-LIMIT, LIMIT))
+        value, seen = _clipped(ratio, batch.advantages, epsilon, high)
+        if dual_clip is not None:
+            beyond = (batch.advantages < 0) & (ratio > dual_clip)
+            value = torch.where(beyond, -dual_clip * batch.advantages, value)
+            seen = {**seen, "clip_ratio/dual": beyond.to(ratio.dtype)}
+        return value, {
+            **seen,
+            "policy/ratio": ratio.detach(),
+            f"policy/kl_to_{anchor}": k3(outputs.logprobs.detach(), before),
+            "policy/ratio_limited": limited(difference),
+        }
 
     return surrogate
+
+
+def _sequence_ratio(outputs: Outputs, batch: Batch) -> Tensor:
+    """s = exp(meanₜ log(π/π_old)ₜ) over a row's chosen tokens, with gradient, `[B, T]`: the same for all of a row."""
+    log_ratio = torch.where(batch.mask, outputs.logprobs - batch.old_logprobs, 0.0)
+    mean = log_ratio.sum(1, keepdim=True) / batch.mask.sum(1, keepdim=True).clamp(min=1)
+    return torch.exp(mean.clamp(-LIMIT, LIMIT)).expand_as(log_ratio)
 
 
 @loss
@@ -115,15 +147,67 @@ def clipped_sequence_ratio(epsilon: float = 3e-4, epsilon_high: float = 4e-4) ->
 
     @needs("advantages", "old_logprobs")
     def surrogate(outputs: Outputs, batch: Batch) -> Terms:
-        log_ratio = torch.where(batch.mask, outputs.logprobs - batch.old_logprobs, 0.0)
-        mean = log_ratio.sum(1, keepdim=True) / batch.mask.sum(1, keepdim=True).clamp(min=1)
-        ratio = torch.exp(mean.clamp(-LIMIT, LIMIT)).expand_as(log_ratio)
+        ratio = _sequence_ratio(outputs, batch)
         # what stands off the mask would reach every token of the row by way of the shared ratio
         advantages = torch.where(batch.mask, batch.advantages, 0.0)
         value, clipped = _clipped(ratio, advantages, epsilon, epsilon_high)
         return value, {**clipped, "policy/sequence_ratio": ratio.detach()}
 
     return surrogate
+
+
+@loss
+def clipped_sequence_token_ratio(
+    epsilon: float = 3e-4, epsilon_high: float = 4e-4
+) -> Callable[[Outputs, Batch], Terms]:
+    """Lₜ = −min(sₜ Aₜ, clip(sₜ, 1 − ε, 1 + ε_high) Aₜ), with sₜ = stop_gradient(s / π(aₜ)) · π(aₜ) and s as in GSPO.
+
+    GSPO-token, arXiv 2507.18071: the value, and so the clip, is that of `clipped_sequence_ratio`; the gradient goes to
+    the token itself, s Aₜ ∇log π(aₜ), so tokens of a row may have advantages of their own. With one advantage a row
+    and `sequence_mean` both have the same gradient. Watches what `clipped_sequence_ratio` does.
+    """
+    _check_clip("clipped_sequence_token_ratio", epsilon, epsilon_high)
+
+    @needs("advantages", "old_logprobs")
+    def surrogate(outputs: Outputs, batch: Batch) -> Terms:
+        ratio = _sequence_ratio(outputs, batch).detach()
+        value, clipped = _clipped(
+            ratio * torch.exp(outputs.logprobs - outputs.logprobs.detach()), batch.advantages, epsilon, epsilon_high
+        )
+        return value, {**clipped, "policy/sequence_ratio": ratio}
+
+    return surrogate
+
+
+@loss
+def soft_gate(tau_positive: float = 1.0, tau_negative: float = 1.05) -> Callable[[Outputs, Batch], Terms]:
+    """Lₜ = −(4/τ) σ(τ(ρₜ − 1)) Aₜ, with τ = τ_positive where Aₜ > 0 and τ_negative elsewhere.
+
+    SAPO, arXiv 2511.20347: in the place of a clip, a gate that lets less through the further ρ is from 1. The slope in
+    ρ is 4 σ(1 − σ) A: A itself at ρ = 1, where the gradient is `policy_gradient`'s, and falling smoothly on both
+    sides, a little faster for A < 0. The value at ρ = 1 is −2A/τ, not −A. Watches `policy/gate` (4σ(1 − σ), the share
+    of the gradient that is let through), `policy/ratio`, `policy/ratio_limited` and `policy/kl_to_old`.
+    """
+    if tau_positive <= 0.0 or tau_negative <= 0.0:
+        raise ValueError(
+            f"soft_gate: got tau_positive={tau_positive}, tau_negative={tau_negative}; expected more than 0"
+        )
+
+    @needs("advantages", "old_logprobs")
+    def gated(outputs: Outputs, batch: Batch) -> Terms:
+        log_ratio = outputs.logprobs - batch.old_logprobs
+        ratio = torch.exp(log_ratio.clamp(-LIMIT, LIMIT))
+        tau = torch.where(batch.advantages > 0, tau_positive, tau_negative).to(ratio.dtype)
+        gate = torch.sigmoid(tau * (ratio - 1.0))
+        seen = gate.detach()
+        return -4.0 / tau * gate * batch.advantages, {
+            "policy/ratio": ratio.detach(),
+            "policy/ratio_limited": limited(log_ratio),
+            "policy/gate": 4.0 * seen * (1.0 - seen),
+            "policy/kl_to_old": k3(outputs.logprobs.detach(), batch.old_logprobs),
+        }
+
+    return gated
 
 
 @loss
@@ -147,19 +231,24 @@ def clipped_weight(cap: float = 5.0) -> Callable[[Outputs, Batch], Terms]:
 
 
 @loss
-def kl_to_reference(estimator: Callable[[Tensor, Tensor], Tensor] = k2) -> Callable[[Outputs, Batch], Terms]:
+def kl_to_reference(estimator: Callable[..., Tensor] = k2) -> Callable[[Outputs, Batch], Terms]:
     """Lₜ = estimator(log π, log ref)ₜ: scale it with a coefficient, `clipped_surrogate() + 0.04 * kl_to_reference(k3)`.
 
     What the estimator's *gradient* pulls towards is in `maieutic.core.kl`: k2 (the default) the reverse KL, k3 (GRPO's
-    paper, arXiv 2402.03300, eq. 4) the forward KL, k1 nothing at all. Watches `kl/reference` (k3, never negative).
+    paper, arXiv 2402.03300, eq. 4) the forward KL, k1 nothing at all; those that correct for an older policy read
+    `old_logprobs` too. Watches `kl/reference` (k3, never negative) and `kl/limited` (share of tokens with a log-ratio
+    beyond 20, which is cut).
     """
-
     if not callable(estimator):
         raise ValueError(f"kl_to_reference: got estimator {estimator!r}; expected k1, k2 or k3 of maieutic.core.kl")
+    more = sorted(getattr(estimator, "needs", ()))
 
-    @needs("ref_logprobs")
+    @needs("ref_logprobs", *more)
     def divergence(outputs: Outputs, batch: Batch) -> Terms:
-        value = estimator(outputs.logprobs, batch.ref_logprobs)
-        return value, {"kl/reference": k3(outputs.logprobs.detach(), batch.ref_logprobs)}
+        value = estimator(outputs.logprobs, batch.ref_logprobs, *(getattr(batch, column) for column in more))
+        return value, {
+            "kl/reference": k3(outputs.logprobs.detach(), batch.ref_logprobs),
+            "kl/limited": limited(outputs.logprobs - batch.ref_logprobs),
+        }
 
     return divergence
