@@ -177,6 +177,22 @@ def selected_logprobs_and_entropy(logits: Tensor, tokens: Tensor, temperature: f
     return chosen, total - expected
 
 
+def candidate_logprobs(logits: Tensor, candidates: Tensor, temperature: float = 1.0) -> Tensor:
+    """As `selected_logprobs`, of several tokens for each position: `candidates [N, K]` → `[N, K]`."""
+    scaled = _scaled(logits, candidates[:, 0], temperature)
+    return scaled.gather(-1, candidates) - torch.logsumexp(scaled, dim=-1, keepdim=True)
+
+
+def likeliest(logits: Tensor, k: int, vocabulary: int, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The `k` likeliest of the first `vocabulary` tokens under `logits [N, V]`: ids and log-probs `[N, k]`, falling.
+
+    Log-probs are those of the whole distribution, not renormalised: what other tokens have is missing from their sum.
+    """
+    scaled = _scaled(logits, logits.new_zeros(len(logits), dtype=torch.long), temperature)
+    found, ids = scaled[:, :vocabulary].topk(k, dim=-1)
+    return ids, found - torch.logsumexp(scaled, dim=-1, keepdim=True)
+
+
 def without_dropout(module: AnyModule) -> AnyModule:
     """Set every dropout inside to 0, LoRA's included, in place; returns the module.
 

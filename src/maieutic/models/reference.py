@@ -1,4 +1,4 @@
-"""The reference: the policy as it was when training began, against which KL is measured.
+"""The reference: the policy as it was when training began, against which KL is measured; or one that follows it.
 
     reference = reference_of(model)                     before the first update
     with reference.active(model.module) as frozen:
@@ -12,18 +12,21 @@ What has to be kept depends on what is trained:
                                     base model, from which this run did not start.
 
 In each case the KL to the policy is exactly 0 before the first update, and the reference stays where it is afterwards.
+
+A reference that follows (`moving_reference_of`) has weights of its own in every case: a copy, or a second adapter. Of
+an adapter it is the matrices A and B that are mixed, each with its like, and not their product.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from maieutic.models.causal import CausalModel, without_dropout
 
@@ -88,13 +91,30 @@ def reference_of(model: CausalModel) -> Reference:
     For an adapter that was loaded this adds a frozen adapter named "reference" to the module (`save_causal` leaves it
     out); calling it again moves that adapter to the present weights.
     """
-    if not model.adapter:
-        kept = without_dropout(copy.deepcopy(model.module)).eval()
-        return FrozenCopy(kept.requires_grad_(False))
-    if not model.adapter_source:
+    if model.adapter and not model.adapter_source:
         return AdapterOff()
-    _copy_adapter(model.module)
-    return FrozenAdapter()
+    return _kept(model)
+
+
+def moving_reference_of(model: CausalModel) -> tuple[Reference, Mapping[str, Tensor]]:
+    """A reference that stands where `model` stands now, and its own copies of the weights that are trained, by the
+    names these have in the policy's module: what moves when it follows."""
+    reference = _kept(model)
+    trained = [name for name, weight in model.module.named_parameters() if weight.requires_grad]
+    if isinstance(reference, FrozenCopy):
+        own = dict(reference.kept.named_parameters())
+        return reference, {name: own[name] for name in trained}
+    own = dict(model.module.named_parameters())
+    return reference, {name: own[name.replace(f".{TRAINED}", f".{FROZEN}")] for name in trained}
+
+
+def _kept(model: CausalModel) -> FrozenCopy | FrozenAdapter:
+    """Weights of its own: of the whole module, or of its adapter."""
+    if model.adapter:
+        _copy_adapter(model.module)
+        return FrozenAdapter()
+    kept = without_dropout(copy.deepcopy(model.module)).eval()
+    return FrozenCopy(kept.requires_grad_(False))
 
 
 def _copy_adapter(module: nn.Module) -> None:

@@ -16,13 +16,19 @@ from maieutic.backends.local.critic import Critic, SeparateCritic, ValueHead
 from maieutic.backends.local.learner import LocalLearner
 from maieutic.backends.local.optimiser import Optimiser
 from maieutic.backends.local.sampler import LocalSampler
-from maieutic.backends.local.scorer import LocalScorer, ReferenceScorer
+from maieutic.backends.local.scorer import (
+    FollowingReference,
+    LocalScorer,
+    LocalTeacher,
+    ReferenceScorer,
+    check_vocabularies,
+)
 from maieutic.models.causal import CausalModel, place_of
-from maieutic.protocols import Policy
+from maieutic.protocols import Learner, Policy
 
 __all__ = [
-    "LocalBackend", "LocalLearner", "LocalSampler", "LocalScorer", "Optimiser", "ReferenceScorer", "SeparateCritic",
-    "ValueHead", "why_not",
+    "FollowingReference", "LocalBackend", "LocalLearner", "LocalSampler", "LocalScorer", "LocalTeacher", "Optimiser",
+    "ReferenceScorer", "SeparateCritic", "ValueHead", "check_vocabularies", "why_not",
 ]  # fmt: skip
 
 
@@ -82,6 +88,17 @@ class LocalBackend:
     def reference(self, model: CausalModel) -> ReferenceScorer:
         """A scorer that stays where the policy's model is now, whatever is learned afterwards."""
         return ReferenceScorer(model, micro_batch_tokens=self.micro_batch_tokens)
+
+    def following(self, model: CausalModel, learner: Learner, every: int = 512, mix: float = 0.6) -> FollowingReference:
+        """A reference that begins where the policy's `model` is now and every `every` optimiser steps of its `learner`
+        comes nearer, θ_ref ← mix · θ + (1 − mix) · θ_ref. The defaults are TRL's."""
+        budget = self.micro_batch_tokens
+        return FollowingReference(model, lambda: learner.version, every, mix, micro_batch_tokens=budget)
+
+    def teacher(self, model: CausalModel, student: CausalModel, top_k: int | None = 64) -> LocalTeacher:
+        """A scorer of a model to imitate, which keeps its `top_k` likeliest candidates (None: the whole vocabulary)."""
+        model.module.to(self.device)
+        return LocalTeacher(model, student, top_k=top_k, micro_batch_tokens=self.micro_batch_tokens)
 
     def _sampler(self, model: CausalModel, version: Callable[[], int]) -> LocalSampler:
         model.module.eval()
