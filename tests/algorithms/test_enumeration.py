@@ -20,13 +20,18 @@ import torch
 
 from maieutic.algorithms import (
     dapo,
+    dpo,
     dr_grpo,
     expert_iteration,
     grpo,
+    ipo,
+    orpo,
     reinforce,
     rejection_sampling,
     rest_em,
     rloo,
+    rpo,
+    simpo,
     star,
 )
 from maieutic.backends.toy import STOP, ToyModel, ToyScorer, enumerate_completions
@@ -317,6 +322,47 @@ def test_the_expected_gradient_of_a_round_of_two_samples(model, make):
     wanted = wanted + sum(
         2 * p[a] * p[b] * -(logprobs[a] + logprobs[b]) / (len(a) + len(b))
         for a, b in itertools.combinations(sorted(RIGHT), 2)
+    )
+    assert_equal(gradient(model, found), gradient(model, wanted))
+
+
+def odds_of(logprob, length):
+    """log P/(1 − P) of the geometric mean P of the tokens' probabilities."""
+    probability = (logprob / length).exp()
+    return (probability / (1 - probability)).log()
+
+
+def softplus(x):
+    """−log σ(−x)."""
+    return (1 + x.exp()).log()
+
+
+#: Algorithm → the loss of a pair by its paper: log-probs `s` of right and wrong, those of the reference, lengths.
+OF_PAIR = [
+    (orpo(), lambda s, ref, n: -s[0] / n[0] + 0.1 * softplus(odds_of(s[1], n[1]) - odds_of(s[0], n[0]))),
+    (dpo(beta=0.5), lambda s, ref, n: softplus(-0.5 * ((s[0] - ref[0]) - (s[1] - ref[1])))),
+    (ipo(beta=0.25), lambda s, ref, n: ((s[0] - ref[0]) - (s[1] - ref[1]) - 2) ** 2),
+    (simpo(), lambda s, ref, n: softplus(1.375 - 2.5 * (s[0] / n[0] - s[1] / n[1]))),
+    (rpo(beta=0.5), lambda s, ref, n: softplus(-0.5 * ((s[0] - ref[0]) - (s[1] - ref[1]))) - s[0] / n[0]),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "of_pair"), OF_PAIR, ids=[algorithm.name for algorithm, _ in OF_PAIR])
+def test_the_expected_gradient_of_preferences_between_two_samples(model, algorithm, of_pair):
+    """A right one and a wrong one, in either order, have chance 2 p_a p_b; all other groups of two teach nothing."""
+    reference = ToyScorer(ToyModel(3, LENGTH, seed=9, dtype=torch.float64))
+    p = dict(zip(COMPLETIONS, probabilities(model).tolist(), strict=True))
+    found = torch.zeros((), dtype=torch.float64)
+    for a, b in itertools.product(COMPLETIONS, repeat=2):
+        if kept := kept_of((a, b), algorithm):
+            found = found + p[a] * p[b] * objective(model, kept, algorithm, reference)
+    batch = batch_of(COMPLETIONS)
+    s = dict(zip(COMPLETIONS, model.outputs(batch).logprobs.sum(1), strict=True))
+    ref = dict(zip(COMPLETIONS, reference.logprobs(batch).sum(1), strict=True))
+    wanted = sum(
+        2 * p[a] * p[b] * of_pair((s[a], s[b]), (ref[a], ref[b]), (len(a), len(b)))
+        for a in RIGHT
+        for b in set(COMPLETIONS) - RIGHT
     )
     assert_equal(gradient(model, found), gradient(model, wanted))
 

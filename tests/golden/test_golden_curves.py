@@ -38,6 +38,7 @@ VARIANTS = {
     "grpo_kl_k2_epochs_minibatches": ("grpo", {"beta": 0.04, "kl": "k2", "epochs": 2, "minibatches": 2}),
     "reinforce_discounted": ("reinforce", {"gamma": 0.8}),
     **{name: (name, {"epochs": 15}) for name in ("rejection_sampling", "rest_em", "expert_iteration")},
+    "trpo": ("trpo", {"max_kl": 0.05, "damping": 1e-3}),  # with its own damping the small table hardly moves
     "gspo": ("gspo", {"epochs": 2}),  # with one optimiser step its ratio is 1, and it is grpo
     "gspo_token": ("gspo_token", {"epochs": 3}),  # with one advantage a row it is gspo, step by step
     "sapo": ("sapo", {"epochs": 2}),

@@ -29,7 +29,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
+from typing import Any
 
+from maieutic.choose import choose
 from maieutic.core.parts import Select, compares, select, shown
 from maieutic.errors import DataError
 from maieutic.types import CHOSEN, REJECTED, Example, Group, Rollout, Score
@@ -190,12 +192,26 @@ def given_pairs() -> Callable[[Sequence[Group]], list[Example]]:
     return form
 
 
-#: Name → the select that forms pairs so: what an algorithm's option `pairs` may be.
+#: Name → the select that forms pairs so.
 PAIRINGS: Mapping[str, Callable[..., Select]] = {
     **{mode: partial(pairs, mode) for mode in MODES},
     "best_vs_worst": best_vs_worst,
     "given": given_pairs,
 }
+
+#: How an algorithm is told which pairs: a name, a name with options, or the select itself.
+Pairing = str | Mapping[str, Any] | Select
+
+
+def pairing(wanted: Pairing) -> Select:
+    """`pairing("all")`, `pairing({"mode": "all", "cap": 4})`, or a select as it is.
+
+    Raises UnknownName and ConfigError as `choose` does.
+    """
+    if isinstance(wanted, Select):
+        return wanted
+    given = {"mode": wanted} if isinstance(wanted, str) else dict(wanted)
+    return choose("pairs", PAIRINGS, str(given.pop("mode", "one")), given)
 
 
 def sides(group: Group) -> tuple[Side, Side, Side]:
@@ -220,6 +236,8 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def _candidates(group: Group) -> Side:
+    if group.hinted:
+        return []  # another prompt's rollouts
     votes = Counter(score.answer for score in group.scores if score.answer is not None)
     return [
         Candidate(rollout, score, votes[score.answer or ""])
