@@ -205,7 +205,7 @@ def toy():
     chat = ToyChat(tasks.vocabulary)
     policy = toy_policy(chat, length=3, buckets=32, learning_rate=0.1, seed=1)
     roller = Roller(policy.sampler, chat, short, max_completion_length=3, seed=7)
-    return Sampled(tasks, roller, prompts=4, num_generations=4), policy
+    return Sampled(tasks, roller, prompts=9, num_generations=4), policy  # every task at every step
 
 
 def test_in_the_loop_it_moves_before_the_update_and_goes_on_after_a_stop(tmp_path: Path) -> None:
