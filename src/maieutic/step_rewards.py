@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
+from maieutic.core.cost import Spent
 from maieutic.environments.inline import interjection
 from maieutic.errors import ConfigError, RewardError
 from maieutic.protocols import Chat, Completion, Reward, Sampler, Sampling, Tool, Verifier
@@ -25,8 +26,8 @@ from maieutic.rewards.compose import judge_group
 from maieutic.steps import Steps, prompt_end
 from maieutic.types import Finish, Rollout, Score, Task
 
-#: (task, prompt tokens, completions up to the end of a step) → for each: P(correct in the end), and tokens spent.
-Estimate = Callable[[Task, tuple[int, ...], Sequence[tuple[int, ...]]], Awaitable[tuple[list[float], int]]]
+#: (task, prompt tokens, completions up to the end of a step) → for each: P(correct in the end); and what it cost.
+Estimate = Callable[[Task, tuple[int, ...], Sequence[tuple[int, ...]]], Awaitable[tuple[list[float], Spent]]]
 
 
 @dataclass
@@ -34,16 +35,16 @@ class StepRewards:
     """A reward that adds step rewards to another one's scores: the estimate at the end of each step but the last, and
     there the verifier's verdict, 1 or 0.
 
-    `tokens_spent` counts what estimating has cost so far, in tokens sampled; each score's note says its group's share.
-    What is asked is asked once: rollouts of a task that begin with the same steps share the estimates. A rollout
-    without a reward gets none. Step rewards that `judge` gave are replaced.
+    `spent` counts what estimating has cost so far, in tokens sampled and read (a run adds it to its costs); each
+    score's note says what its group has cost. What is asked is asked once: rollouts of a task that begin with the same
+    steps share the estimates. A rollout without a reward gets none. Step rewards that `judge` gave are replaced.
     """
 
     judge: Reward
     verifier: Verifier
     steps: Steps
     estimate: Estimate
-    tokens_spent: int = field(default=0, init=False)
+    spent: Spent = field(default=Spent(), init=False)
 
     async def __call__(self, task: Task, rollouts: Sequence[Rollout]) -> list[Score]:
         scores = await judge_group(self.judge, task, rollouts)
@@ -56,20 +57,20 @@ class StepRewards:
             for end in places[:-1]:
                 prompt, prefix = _cut(rollout, end)
                 wanted.setdefault(prompt, {})[prefix] = 0.0
-        spent = 0
+        spent = Spent()
         for prompt, prefixes in wanted.items():
-            found, tokens = await self.estimate(task, prompt, list(prefixes))
+            found, cost = await self.estimate(task, prompt, list(prefixes))
             if len(found) != len(prefixes) or not all(0 <= value <= 1 for value in found):
                 raise RewardError(
                     f"estimates of steps on task {task.id!r}: got {found} for {len(prefixes)} prefixes; expected one "
                     "probability each, 0 to 1"
                 )
             prefixes.update(zip(list(prefixes), found, strict=True))
-            spent += tokens
-        self.tokens_spent += spent
+            spent = spent.plus(cost)
+        self.spent = self.spent.plus(spent)
         verdicts = await asyncio.to_thread(self._verdicts, task, rollouts, ends)
         return [
-            self._with(score, rollout, places, wanted, verdict, spent)
+            self._with(score, rollout, places, wanted, verdict, spent.generated)
             for score, rollout, places, verdict in zip(scores, rollouts, ends, verdicts)
         ]
 
@@ -83,7 +84,7 @@ class StepRewards:
         ends: Sequence[int],
         wanted: dict[tuple[int, ...], dict[tuple[int, ...], float]],
         verdict: float,
-        spent: int,
+        cost: int,
     ) -> Score:
         if not ends:
             return score
@@ -91,7 +92,8 @@ class StepRewards:
         for end in ends[:-1]:
             prompt, prefix = _cut(rollout, end)
             found.append((end, wanted[prompt][prefix]))
-        note = "; ".join(filter(None, (score.note, f"{spent} tokens spent on the steps of its group" if spent else "")))
+        price = f"{cost} tokens sampled to judge its group's steps" if cost else ""
+        note = "; ".join(filter(None, (score.note, price)))
         return replace(score, step_rewards=(*found, (ends[-1], verdict)), note=note)
 
 
@@ -129,11 +131,14 @@ class MonteCarlo:
 
     async def __call__(
         self, task: Task, prompt: tuple[int, ...], prefixes: Sequence[tuple[int, ...]]
-    ) -> tuple[list[float], int]:
-        """The estimates, one a prefix, and the tokens that were chosen in the making."""
+    ) -> tuple[list[float], Spent]:
+        """The estimates, one a prefix, and the tokens that were chosen and read in the making."""
         made = await asyncio.gather(*(self._continue(task, prompt, prefix) for prefix in prefixes))
         right = await asyncio.to_thread(self._right, task, prefixes, made)
-        return right, sum(sum(completion.mask) for completions in made for completion in completions)
+        written = [completion for completions in made for completion in completions]
+        chosen = sum(sum(completion.mask) for completion in written)
+        given = self.continuations * sum(len(prompt) + len(prefix) for prefix in prefixes)
+        return right, Spent(chosen, given + sum(len(completion.mask) for completion in written) - chosen)
 
     async def _continue(self, task: Task, prompt: tuple[int, ...], prefix: tuple[int, ...]) -> list[Completion]:
         interject, ids = interjection(self.chat, self.tool)
@@ -171,10 +176,10 @@ class PrefixScores:
 
     async def __call__(
         self, task: Task, _prompt: tuple[int, ...], prefixes: Sequence[tuple[int, ...]]
-    ) -> tuple[list[float], int]:
+    ) -> tuple[list[float], Spent]:
         """The model's scores, one a prefix."""
         said = self.score(task, [self.chat.decode(prefix) for prefix in prefixes])
-        return [float(value) for value in (await said if inspect.isawaitable(said) else said)], 0
+        return [float(value) for value in (await said if inspect.isawaitable(said) else said)], Spent()
 
 
 def monte_carlo_steps(judge: Reward, steps: Steps, estimate: MonteCarlo) -> StepRewards:

@@ -99,6 +99,8 @@ class _Asked:
         from maieutic.cli.progress import display
 
         speaker = self.load(model)
+        if speaker.note:
+            self.show.note(speaker.note)
         from maieutic.evaluate import evaluate_sync
 
         with display(self.show) as shown:

@@ -68,6 +68,8 @@ class Speaker:
     sampler: Sampler
     chat: Chat
     context: int | None
+    note: str = ""
+    """How it is asked, where that is not plainly."""
 
     def length(self, asked: int | None) -> int:
         """Tokens a completion may have: as asked for, else `LENGTH` but leaving half of the context to the prompt."""
@@ -87,8 +89,12 @@ def load(name: str, *, device: str, threads: int | None, template: str | None = 
     """The model of that name, asked as it was trained; errors as `found_model`, and those of loading."""
     source = found_model(name)  # before the slow imports: a misspelt path should fail at once
     from maieutic.backends.local import LocalBackend
+    from maieutic.environments.conditioned import as_trained, read_inference
     from maieutic.models.causal import load_causal
 
     model = load_causal(source, device=device, template=template or template_of(source))
     context = getattr(getattr(model.module, "config", None), "max_position_embeddings", None)
-    return Speaker(LocalBackend(device=device, threads=threads).sampler(model), model.chat, context)
+    sampler, chat = as_trained(LocalBackend(device=device, threads=threads).sampler(model), model.chat, source)
+    labels = read_inference(source)
+    note = "" if labels is None else f"{name} is asked with {labels.good!r} before every step, as it was trained"
+    return Speaker(sampler, chat, context, note)

@@ -45,6 +45,8 @@ def sample(
     tasks = taskset(task, settings(options or []), split="test")
     chosen = _chosen(tasks, n, index or 0, seed if at_random else None)
     speaker = load(model, device=device, threads=threads, template=template)
+    if speaker.note:
+        show.note(speaker.note)
     from maieutic.protocols import Sampling
 
     how = Sampling(speaker.length(max_completion_length), temperature, key=str(seed))

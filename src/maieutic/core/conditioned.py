@@ -54,6 +54,9 @@ def monte_carlo(score: Score, ends: Sequence[int], good: bool) -> list[float]:
     return reward_model(score, ends, good)
 
 
+#: What a rule asks of the source: how many continuations of each step, where nothing else is said.
+CONTINUATIONS: Mapping[Rule, int] = {monte_carlo: 4}
+
 #: How the labels of steps are come by, by name.
 RULES: Mapping[str, Rule] = {rule.__name__: rule for rule in (outcome, monte_carlo, reward_model)}
 
@@ -64,32 +67,27 @@ def conditioned_on_reward(
     threshold: float = 0.5,
     ratio: Sequence[float] | None = None,
     loss_on_labels: bool = False,
-    continuations: int = 0,
+    continuations: int | None = None,
     labels: Labels = Labels(),  # noqa: B008 - frozen
     seed: int = 0,
 ) -> Callable[[Sequence[Group]], list[Example]]:
     """Every scorable rollout, with a label before each of its steps: good where R̂ₖ ≥ threshold (inclusive), else bad.
 
-    Labels have mask False and log-prob 0, unless `loss_on_labels`. Labels that a rollout has already (it was asked for
-    good steps) are taken out first. `ratio` (g, b): as many solutions as allow g good ones for b bad ones, chosen at
-    random, seeded by (seed, group); a solution is good if it is correct or, where nobody says so, if its reward reaches
-    the threshold. None leaves the mix as it was sampled. The paper reports that 1 : 1 is worse than more good than bad;
-    good ones alone would make the label mean nothing.
+    Labels have mask False, unless `loss_on_labels`. Labels that a rollout has already (it was asked for good steps) are
+    taken out first. Rows come without log-probs of a sampler, at temperature 1, as imitation asks for neither.
 
-    `continuations`: step rewards are wanted of so many continuations from the end of each step (0: as the reward has
-    them). A select has no tokenizer: `Algorithm.bind(policy.chat)` gives it the labels in tokens.
+    `ratio` (g, b): as many solutions as allow g good ones for b bad ones, chosen at random, seeded by (seed, groups); a
+    solution is good if it is correct or, where nobody says so, if its reward reaches the threshold. None leaves the mix
+    as it was sampled. The paper reports that 1 : 1 is worse than more good than bad; good ones alone would make the
+    label mean nothing.
 
-    Raises ValueError for a threshold beyond [0, 1] and a ratio that is not two positive numbers.
+    `continuations` of each step are what `monte_carlo` asks of the source (None: 4; the paper's number is not known to
+    us). A select has no tokenizer: `Algorithm.bind(policy.chat)` gives it the labels in tokens.
+
+    Raises ValueError for a threshold beyond [0, 1], a ratio that is not two positive numbers, and continuations that
+    the rule does not look at.
     """
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"conditioned_on_reward: got threshold={threshold}; expected a probability, 0 to 1")
-    if ratio is not None and not (len(ratio) == 2 and min(ratio) > 0):
-        raise ValueError(
-            f"conditioned_on_reward: got ratio={ratio!r}; expected two positive numbers, good and bad: without any bad "
-            "ones the label means nothing, and expert iteration does the same with less"
-        )
-    if continuations < 0:
-        raise ValueError(f"conditioned_on_reward: got continuations={continuations}; expected 0 or more")
+    asked = _asked(rule, threshold, ratio, continuations)
 
     def bind(chat: Chat) -> Callable[[Sequence[Group]], list[Example]]:
         words = labels.bind(chat)
@@ -107,10 +105,11 @@ def conditioned_on_reward(
                 ends = [stop - 1 for _, stop in words.steps.of(rollout)]
                 told = [estimate >= threshold for estimate in rule(score, ends, good)]
                 row = labelled(rollout, words, told, loss_on_labels)
+                row = replace(row, logprobs=(0.0,) * len(row.tokens), temperature=1.0)
                 made.append(Example(row, score.reward or 0.0, group.id, unit, parts=score.parts))
             return made
 
-        return _declared(select_conditioned, bind, labels, continuations)
+        return _declared(select_conditioned, bind, labels, asked)
 
     def unbound(groups: Sequence[Group]) -> list[Example]:
         raise ConfigError(
@@ -118,7 +117,25 @@ def conditioned_on_reward(
             "give the algorithm the policy's chat first: `algorithm = algorithm.bind(policy.chat)`"
         )
 
-    return _declared(unbound, bind, labels, continuations)
+    return _declared(unbound, bind, labels, asked)
+
+
+def _asked(rule: Rule, threshold: float, ratio: Sequence[float] | None, continuations: int | None) -> int:
+    """How many continuations the rule wants; raises ValueError for options that make no sense."""
+    asked = CONTINUATIONS.get(rule, 0) if continuations is None else continuations
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"conditioned_on_reward: got threshold={threshold}; expected a probability, 0 to 1")
+    if ratio is not None and not (len(ratio) == 2 and min(ratio) > 0):
+        raise ValueError(
+            f"conditioned_on_reward: got ratio={ratio!r}; expected two positive numbers, good and bad: without any bad "
+            "ones the label means nothing, and expert iteration does the same with less"
+        )
+    if (rule in CONTINUATIONS) is not (asked > 0):
+        raise ValueError(
+            f"conditioned_on_reward: got continuations={continuations} with the rule {rule.__name__}; expected 1 or "
+            f"more with {', '.join(known.__name__ for known in CONTINUATIONS)}, and none with another"
+        )
+    return asked
 
 
 def _declared(function: Callable, bind: Callable, labels: Labels, continuations: int) -> Callable:

@@ -1,8 +1,8 @@
 """What a step cost: samples, tokens and an estimate of the arithmetic, so that algorithms are compared at equal cost.
 
     cost/samples             rollouts drawn, those of groups that were drawn again for (dynamic sampling) too
-    cost/generated_tokens    tokens that the model chose in them
-    cost/prompt_tokens       tokens that it read in them: prompts, and what tools wrote
+    cost/generated_tokens    tokens that the model chose in them, and in what a reward sampled beside them
+    cost/prompt_tokens       tokens that it read in all these: prompts, and what tools wrote
     cost/trained_tokens      tokens (prompt and completion) through forward and backward, each pass of an update counted
     cost/flops               2·N·(generated + prompt) + 6·N·trained + 2·N·(tokens scored by a learner, reference, …)
 
@@ -17,7 +17,7 @@ Evaluations are not counted.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from maieutic.types import Batch, Step
 
@@ -36,6 +36,17 @@ PASSES: Mapping[str, float] = {
     "top": FORWARD,
     "step": FORWARD_AND_BACKWARD,
 }
+
+
+class Spent(NamedTuple):
+    """What a reward sampled beside the rollouts (continuations): tokens that a model chose, and those it read."""
+
+    generated: int = 0
+    read: int = 0
+
+    def plus(self, other: Spent, times: int = 1) -> Spent:
+        """self + times · other."""
+        return Spent(self.generated + times * other.generated, self.read + times * other.read)
 
 
 class Meter:
@@ -74,14 +85,18 @@ class Metered:
         return counted
 
 
-def step_cost(step: Step, sampled: bool, parameters: int, passed: tuple[int, float]) -> dict[str, float]:
-    """The costs of a step as metrics. `passed` is what the meter read; `sampled`: the policy wrote its rollouts.
+def step_cost(
+    step: Step, sampled: bool, parameters: int, passed: tuple[int, float], beside: Spent | None = None
+) -> dict[str, float]:
+    """The costs of a step as metrics. `passed` is what the meter read; `sampled`: the policy wrote its rollouts;
+    `beside`: what the policy wrote for a reward's sake, which is no sample of a task.
 
     A rollout that could not be made (no token was chosen) is a sample without tokens: its prompt was never read.
     """
+    beside = beside or Spent()
     rollouts = [r for group in step.groups for r in group.rollouts] if sampled else []
-    generated = sum(r.completion_length for r in rollouts)
-    read = sum(len(r.tokens) - r.completion_length for r in rollouts if r.completion_length)
+    generated = beside.generated + sum(r.completion_length for r in rollouts)
+    read = beside.read + sum(len(r.tokens) - r.completion_length for r in rollouts if r.completion_length)
     trained, flops = passed
     return {
         COSTS["samples"]: float(len(rollouts)),

@@ -93,6 +93,15 @@ def asked_with(policy: Policy, labels: Labels) -> Policy:
     return replace(policy, sampler=sampler, chat=sampler.chat)
 
 
+def as_trained(sampler: Sampler, chat: Chat, folder: str | Path) -> tuple[Sampler, Chat]:
+    """The sampler and chat of the model in a folder, asked as its `inference.json` says; themselves without one."""
+    labels = read_inference(folder)
+    if labels is None:
+        return sampler, chat
+    conditioned = Conditioned(sampler, chat, labels)
+    return conditioned, conditioned.chat
+
+
 def write_inference(labels: Labels, folder: Path) -> None:
     """Say in a model's folder with which labels it is to be asked."""
     text = json.dumps({"format": 1, "labels": asdict(labels)}, indent=1)

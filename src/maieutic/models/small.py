@@ -150,6 +150,7 @@ def build_small(
     tokenizer: str = "word",
     min_count: int = 1,
     vocabulary_size: int = 1024,
+    extra_words: Sequence[str] = (),
     seed: int = 0,
 ) -> Path:
     """Make a tokenizer and a randomly initialised model, write them to `folder`, and return it.
@@ -158,6 +159,7 @@ def build_small(
                  words of `vocabulary`; other words read as `<unk>`. `decode(encode(text))` is `text` up to whitespace.
                  "bpe": byte-level byte-pair encoding learned from the corpus, `vocabulary_size` tokens at most (never
                  less than 256 bytes and 5 marks), each digit a token. `decode(encode(text))` is `text` exactly.
+    extra_words  words that get a token of their own beside what the text has: labels (`[GOOD]`), tags, …
     seed         of the weights. Matrices are normal with standard deviation sqrt(2 / (5 width)) (arXiv 1910.05895):
                  the customary 0.02 is meant for wider models and learns slowly here.
 
@@ -173,9 +175,11 @@ def build_small(
             f"got a vocabulary of words for a {tokenizer!r} tokenizer; give a corpus, or tokenizer='word'"
         )
     if tokenizer == "word":
-        raw = _word_tokenizer(list(vocabulary) if vocabulary is not None else _words(corpus, min_count))
+        words = list(vocabulary) if vocabulary is not None else _words(corpus, min_count)
+        raw = _word_tokenizer([*words, *extra_words])
     else:
         raw = _bpe_tokenizer(list(corpus), vocabulary_size)
+        raw.add_tokens(_unbroken(extra_words))
     wrapped = _wrap(raw, spec.context)
     folder.mkdir(parents=True, exist_ok=True)
     with no_progress_bars():
@@ -208,13 +212,17 @@ def _words(corpus: Iterable[str], min_count: int) -> list[str]:
 def _word_tokenizer(words: Sequence[str]) -> Tokenizer:
     if not words:
         raise DataError("got no words; expected a corpus with text or a vocabulary (is min_count too high?)")
-    broken = [word for word in words if word.split() != [word]]
-    if broken:
-        raise DataError(f"got vocabulary entries with whitespace, such as {broken[0]!r}; expected single words")
-    entries = dict.fromkeys([*MARKS, *words])
+    entries = dict.fromkeys([*MARKS, *_unbroken(words)])
     raw = Tokenizer(models.WordLevel({word: index for index, word in enumerate(entries)}, unk_token=UNK))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return raw
+
+
+def _unbroken(words: Sequence[str]) -> list[str]:
+    broken = [word for word in words if word.split() != [word]]
+    if broken:
+        raise DataError(f"got vocabulary entries with whitespace, such as {broken[0]!r}; expected single words")
+    return list(words)
 
 
 def _bpe_tokenizer(corpus: Sequence[str], size: int) -> Tokenizer:
