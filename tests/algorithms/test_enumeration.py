@@ -33,6 +33,7 @@ from maieutic.algorithms import (
     rpo,
     simpo,
     star,
+    trpo,
 )
 from maieutic.backends.toy import STOP, ToyModel, ToyScorer, enumerate_completions
 from maieutic.core import credit, losses, select, update, weights
@@ -174,6 +175,7 @@ def test_rloo_is_unbiased(model, size):
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_mean_that_includes_the_row_itself_shrinks_the_gradient(model, size):
+    """A5: by (G − 1)/G, and does not turn it; RLOO has all of it."""
     # r − mean = (G−1)/G · (r − mean of the others): half of it at G = 2, two thirds at G = 3
     assert_equal(expected(model, build(credit.group_centered()), size), -(size - 1) / size * exact(model))
 
@@ -241,6 +243,14 @@ def test_dr_grpo_is_grpo_without_deviation_up_to_scale_where_lengths_are_equal(m
 def test_dapo_counts_as_grpo_where_lengths_are_equal(model):
     assert_equal(one(model, dapo(), LEVEL), one(model, grpo(), LEVEL))
     assert cosine(one(model, dapo(), MIXED), one(model, grpo(), MIXED)) < 0.999
+
+
+def test_trpo_follows_the_gradient_of_the_group_baseline(model):
+    # its surrogate has the policy gradient's slope, and so in expectation (G−1)/G · ∇J, as `group_centered` has
+    row = build(credit.group_centered(), losses.surrogate())
+    assert_equal(expected(model, row, 2), -0.5 * exact(model))
+    plain = build(credit.group_centered(), losses.policy_gradient(), weights.token_mean())
+    assert_equal(one(model, trpo(), MIXED), one(model, plain, MIXED))
 
 
 def test_leaving_equal_groups_out_changes_the_denominator_only(model):

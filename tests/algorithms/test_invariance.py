@@ -13,7 +13,8 @@ import torch
 from torch.nn.functional import pad
 
 from maieutic.algorithms import ALGORITHMS, make_algorithm
-from maieutic.backends.local import LocalLearner, Optimiser
+from maieutic.annotate import values
+from maieutic.backends.local import LocalLearner, Optimiser, ValueHead
 from maieutic.backends.local.evaluate import PackedForward
 from maieutic.core.corrections import filtered
 from maieutic.core.kl import k2
@@ -40,6 +41,11 @@ OPTIONS = {
         {"beta": 0.5, "kl": k2, "epsilon_high": 0.4},
         {"beta": 0.5, "kl": "corrected_k3", "scale": "batch", "entropy": 0.01},
         {"correction": "token_truncate", "ratio_anchor": "ref", "scale": "none"},
+    ],
+    "ppo": [
+        {},
+        {"lam": 0.5, "gamma": 0.9, "value_lam": 1.0, "entropy": 0.01, "dual_clip": 1.2, "value_coefficient": 1.0},
+        {"beta": 0.0, "bootstrap": False, "value_clip": None},
     ],
     "dr_grpo": [{}],
     "dapo": [{}],
@@ -121,13 +127,18 @@ def packed(algorithm, learner, *, later):
     """
     batch = pack(algorithm.select(make_groups()))
     batch = batch.with_(**{n: getattr(batch, n).double() for n in ("sampler_logprobs", "rewards", "token_rewards")})
-    assert algorithm.asks <= {"old_logprobs", "ref_logprobs"}, "teach this test to fill the other columns"
+    known = {"old_logprobs", "ref_logprobs", "old_values", "final_values"}
+    assert algorithm.asks <= known, "teach this test to fill the other columns"
     now = learner.logprobs(batch)
     old = torch.where(batch.mask, now + noise(now.shape, 1), 0.0) if later else now
     if later or "old_logprobs" in algorithm.asks:
         batch = batch.with_(old_logprobs=old)
     if "ref_logprobs" in algorithm.asks:
         batch = batch.with_(ref_logprobs=torch.where(batch.mask, now + noise(now.shape, 2), 0.0))
+    if "old_values" in algorithm.asks:
+        found = values(learner, batch)
+        moved = torch.where(batch.mask, noise(now.shape, 6), 0.0) if later else 0.0
+        batch = batch.with_(final_values=found["final_values"], old_values=found["old_values"] + moved)
     return batch
 
 
@@ -140,7 +151,7 @@ def finished(algorithm, batch):
 def gradient(algorithm, learner, batch, *, budget=10**6):
     """The flat gradient that one optimiser step would use, and the step's metrics."""
     learner.micro_batch_tokens = budget
-    learner.model.module.zero_grad()
+    learner.updater.forget_gradients()
     metrics = learner.accumulate(batch, algorithm.loss.terms, needs=algorithm.loss.needs)
     return flat_gradient(learner), metrics
 
@@ -156,7 +167,13 @@ def assert_same(found, expected):
 
 def made(model, name, options):
     algorithm = make_algorithm(name, options, max_completion_length=16)
-    return algorithm, LocalLearner(model, Optimiser())
+    if "values" not in algorithm.requires:
+        return algorithm, LocalLearner(model, Optimiser())
+    learner = LocalLearner(model, Optimiser(), critic=ValueHead())
+    with torch.no_grad():  # a new head says 0 of every state, whatever it reads
+        head = learner.weights()["critic.head.layers.0.weight"]
+        head.copy_(noise(head.shape, 5))
+    return algorithm, learner
 
 
 def budget_for(learner, batch, count):
@@ -168,6 +185,7 @@ def budget_for(learner, batch, count):
 @pytest.mark.parametrize("later", [False, True], ids=["first step", "later step"])
 @pytest.mark.parametrize("own_units", [False, True], ids=["group is a unit", "row is a unit"])
 def test_any_number_of_micro_batches(model, name, options, later, own_units):
+    """A2: the denominator is that of the optimiser batch, whatever it is split into."""
     algorithm, learner = made(model, name, options)
     batch = finished(algorithm, packed(algorithm, learner, later=later))
     if own_units:
@@ -207,16 +225,21 @@ def test_order_of_rows(model, name, options, later):
 
 def plain_gradient(algorithm, learner, batch, *, spoil=False):
     """By the Hugging Face module's own padded forward; `spoil` adds to every logit that predicts no chosen token."""
-    learner.model.module.zero_grad()
+    learner.updater.forget_gradients()
     attention = torch.arange(batch.tokens.shape[1]) < batch.lengths[:, None]
-    logits = learner.model.module(batch.tokens, attention_mask=attention.long(), use_cache=False).logits
+    said = learner.model.module(
+        batch.tokens, attention_mask=attention.long(), use_cache=False, output_hidden_states=True
+    )
+    logits, found = said.logits, None
+    if learner.critic is not None:
+        found = pad(learner.critic.head(said.hidden_states[-1])[:, :-1, 0], (1, 0))
     if spoil:
         predicts = batch.mask.roll(-1, dims=1)  # entry 0 is never chosen, so the last column predicts nothing
         junk = 100 * noise(logits.shape, 7) + logits.sum()
         logits = torch.where(predicts[..., None], logits, junk)
     whole = torch.log_softmax(logits / batch.temperature, -1)
     entropy = pad(-(whole.exp() * whole).sum(-1)[:, :-1], (1, 0))
-    outputs = Outputs(token_logprobs(logits, batch.tokens, batch.temperature), entropy)
+    outputs = Outputs(token_logprobs(logits, batch.tokens, batch.temperature), entropy, found)
     if "old_logprobs" in algorithm.loss.needs and not batch.has("old_logprobs"):
         batch = batch.with_(old_logprobs=outputs.logprobs.detach())
     (batch.weights * algorithm.loss(outputs, batch)).sum().backward()
@@ -297,6 +320,7 @@ def has_ratio(algorithm):
 
 @every_row
 def test_the_ratio_is_exactly_one_at_the_first_step(model, name, options):
+    """A8: on-policy the ratio is 1, the loss may be near 0, and the gradient is not."""
     algorithm, learner = made(model, name, options)
     batch = finished(algorithm, packed(algorithm, learner, later=False))
     value, metrics = gradient(algorithm, learner, batch, budget=60)

@@ -165,6 +165,7 @@ def test_concurrent_calls_do_not_change_each_other(policy):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
 def test_sampler_and_learner_agree(policy, temperature):
+    """A20: both divide logits by the temperature of sampling before the log-softmax, or no ratio would be 1."""
     batch = rows(policy, temperature=temperature)
     assert batch.temperature == temperature
     torch.testing.assert_close(policy.learner.logprobs(batch), batch.sampler_logprobs, atol=2e-5, rtol=0)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maieutic.core import credit
-from maieutic.errors import MissingColumn
+from maieutic.errors import MissingColumn, UnknownName
 from maieutic.types import Batch
 
 
@@ -68,6 +70,7 @@ def test_groups_are_compared_within_themselves_whatever_the_order_of_rows():
 
 @pytest.mark.parametrize("make", [credit.group_centered, credit.group_normalized, credit.leave_one_out])
 def test_equal_rewards_and_single_rows_get_exactly_zero(make):
+    """A4: a group without variance is never normalised, whatever noise rounding leaves in its mean."""
     # 0.1 is not a binary fraction: 0.1+0.1+0.1 ≠ 3·0.1, and noise over a tiny deviation would be a number
     assert per_row(make()(rows([0.1] * 3, [1, 1, 1]))) == [0, 0, 0]
     assert per_row(make()(rows([0.7], [1]))) == [0]
@@ -90,6 +93,94 @@ def test_every_chosen_token_gets_the_rows_advantage_and_no_other():
     batch = rows([1.0, 0.0], [0, 0], mask=[[False, True, False, True], [False, True, True, False]])
     given = credit.group_centered()(batch).advantages
     assert given.tolist() == [[0, 0.5, 0, 0.5], [0, -0.5, -0.5, 0]]
+
+
+def test_the_batch_deviation_is_one_number_for_all_groups():
+    # r = (1, 0 | 3, 3): the groups' own means leave ±½ and 0; the batch's mean is 7/4, squares 9/16 + 49/16 + 2·25/16
+    # = 108/16, over 3 → 9/4, deviation 3/2
+    batch = rows([1.0, 0, 3, 3], [0, 0, 1, 1])
+    given = (credit.group_centered() | credit.batch_scaled(eps=0.0))(batch)
+    assert per_row(given) == pytest.approx([1 / 3, -1 / 3, 0, 0])
+    # over 4: 27/16
+    population = (credit.group_centered() | credit.batch_scaled(eps=0.0, ddof=0))(batch)
+    assert per_row(population)[0] == pytest.approx(0.5 / (27 / 16) ** 0.5)
+
+
+def test_the_batch_deviation_of_equal_rewards_divides_nothing():
+    """A4: .1 is not a binary fraction, and a deviation that should be 0 would blow its noise up."""
+    batch = rows([0.1] * 3, [0, 1, 1]).with_(advantages=torch.full((3, 2), 0.1, dtype=torch.float64))
+    assert per_row(credit.batch_scaled()(batch)) == [0, 0, 0]
+    assert per_row(credit.batch_normalized()(batch)) == [0, 0, 0]
+    assert per_row(credit.batch_scaled()(rows([0.7], [0]).with_(advantages=torch.ones(1, 2)))) == [0]
+
+
+def test_rows_count_once_in_the_batch_mean_however_long_they_are():
+    # rows of 1 and 3 tokens with advantages 0 and 2: mean 1, deviation √2 (over n − 1 = 1), so ∓1/√2
+    batch = rows([0.0, 0.0], [0, 1], mask=[[False, True, False, False], [False, True, True, True]])
+    batch = batch.with_(advantages=torch.tensor([[9.0, 0, 9, 9], [9, 2, 2, 2]], dtype=torch.float64))
+    given = credit.batch_normalized(eps=0.0)(batch).advantages
+    assert given[0].tolist() == pytest.approx([0, -(0.5**0.5), 0, 0])
+    assert given[1].tolist() == pytest.approx([0, 0.5**0.5, 0.5**0.5, 0.5**0.5])
+
+
+def with_parts(parts, names, groups):
+    """Rows whose rewards are the sums of these parts, `[B, R]`; None where a row lacks one."""
+    table = torch.tensor([[float("nan") if p is None else p for p in row] for row in parts], dtype=torch.float64)
+    batch = rows(table.nansum(1).tolist(), groups)
+    return dataclasses.replace(batch.with_(reward_parts=table), part_names=names)
+
+
+def test_parts_are_normalised_each_on_its_own_scale():
+    """A6: a sum loses what it was made of. (1, 0) and (0, 1) have one sum; among (0, 0) and (1, 1) their parts differ.
+
+    Answer (1, 0, 0, 0): (1.5, −.5, −.5, −.5) as in GRPO; format (0, 1, 1, 1): (−1.5, .5, .5, .5). Their sum is 0 in
+    every row, as that of the rewards is constant. With weights (1, .5) it is (.75, −.25, −.25, −.25).
+    """
+    batch = with_parts([(1, 0), (0, 1), (0, 1), (0, 1)], ("answer", "format"), [0] * 4)
+    assert per_row(credit.parts_normalized(eps=0.0)(batch)) == pytest.approx([0, 0, 0, 0])
+    weighed = credit.parts_normalized({"answer": 1.0, "format": 0.5}, eps=0.0)(batch)
+    assert per_row(weighed) == pytest.approx([0.75, -0.25, -0.25, -0.25])
+    only = credit.parts_normalized({"answer": 2.0}, eps=0.0)(batch)
+    assert per_row(only) == pytest.approx([3, -1, -1, -1])
+
+
+def test_a_large_part_does_not_drown_a_small_one():
+    """A6: sum-then-normalise gives (100, 1) and (100, 0) nearly the same; parts of equal spread count alike.
+
+    Answer (100, 100, 0, 0): ±√3/2 with ddof 1; format (1, 0, 1, 0) likewise: sums √3, 0, 0, −√3.
+    """
+    batch = with_parts([(100, 1), (100, 0), (0, 1), (0, 0)], ("answer", "format"), [0] * 4)
+    assert per_row(credit.parts_normalized(eps=0.0)(batch)) == pytest.approx([3**0.5, 0, 0, -(3**0.5)])
+    summed = per_row(credit.group_normalized(eps=0.0)(batch))
+    assert abs(summed[0] - summed[1]) < 0.02
+
+
+def test_a_missing_part_is_left_out_and_not_zero():
+    """A6: of the format (1, –, 0) mean ½ and deviation 1/√2 are those of two rows; as a 0 they would be of three."""
+    batch = with_parts([(0, 1), (0, None), (0, 0)], ("answer", "format"), [0] * 3)
+    assert per_row(credit.parts_normalized(eps=0.0)(batch)) == pytest.approx([0.5**0.5, 0, -(0.5**0.5)])
+
+
+def test_parts_are_compared_within_their_group():
+    batch = with_parts([(1,), (0,), (5,), (5,)], ("answer",), [7, 7, 2, 2])
+    assert per_row(credit.parts_normalized(eps=0.0)(batch)) == pytest.approx([0.5**0.5, -(0.5**0.5), 0, 0])
+
+
+def test_gdpo_brings_the_sum_back_to_one_scale():
+    # two parts that agree: 2 · (1.5, −.5, −.5, −.5), mean 0, deviation 2: what GRPO gives, whatever the number of parts
+    batch = with_parts([(1, 1), (0, 0), (0, 0), (0, 0)], ("a", "b"), [0] * 4)
+    given = (credit.parts_normalized(eps=0.0) | credit.batch_normalized(eps=0.0))(batch)
+    assert per_row(given) == pytest.approx([1.5, -0.5, -0.5, -0.5])
+
+
+def test_a_part_that_no_row_has_is_named():
+    batch = with_parts([(1, 0), (0, 1)], ("answer", "format"), [0, 0])
+    with pytest.raises(UnknownName, match=r"unknown reward part 'fromat'; did you mean 'format'\?"):
+        credit.parts_normalized({"fromat": 1.0})(batch)
+    with pytest.raises(MissingColumn, match=r"reads 'reward_parts'.*named parts"):
+        credit.parts_normalized()(rows([1.0, 0.0], [0, 0]))
+    with pytest.raises(ValueError, match="got no reward_weights"):
+        credit.parts_normalized({})
 
 
 def test_rewards_to_go_are_discounted_over_chosen_tokens_only():

@@ -36,6 +36,7 @@ LOSS = torch.tensor([[-1.0], [1.0]], dtype=F64)
     ],
 )
 def test_what_each_weighs(weigh, expected):
+    """A1: four objectives, four numbers; none depends on the padded width."""
     batch = two_rows()
     made = weigh(batch)
     assert float((made * LOSS).sum()) == pytest.approx(expected)
@@ -46,6 +47,7 @@ def test_what_each_weighs(weigh, expected):
     "weigh", [weights.sequence_mean(), weights.token_mean(), weights.sequence_sum(), weights.constant_length(16)]
 )
 def test_rows_without_chosen_tokens_and_padding_do_not_count(weigh):
+    """A3: such a row is in no numerator and in no denominator, and a batch of them divides by nothing."""
     plain = weigh(two_rows())
     padded = weigh(two_rows((2, 8, 0), width=30))
     assert padded[:2, :9].tolist() == plain.tolist()

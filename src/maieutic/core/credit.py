@@ -99,7 +99,7 @@ def _normalised(rewards: Tensor, groups: Tensor, eps: float, ddof: int) -> Tenso
     squares = torch.zeros(int(member.max()) + 1, dtype=size.dtype, device=size.device)
     squares = squares.index_add(0, member, difference**2)[member]
     deviation = (squares / (size - ddof).clamp(min=1)).sqrt()
-    return difference / (deviation + eps)
+    return difference / (deviation + eps).clamp(min=torch.finfo(deviation.dtype).tiny)  # eps may be 0, and so may this
 
 
 @credit
