@@ -12,6 +12,7 @@ import typer
 
 import maieutic
 from maieutic.cli.catalogue import algorithms, tasks
+from maieutic.cli.compare import compare
 from maieutic.cli.demo import demo
 from maieutic.cli.evaluate import evaluate
 from maieutic.cli.sample import sample
@@ -64,6 +65,10 @@ EXAMPLES = {
         "maieutic eval models/tiny questions.jsonl --samples 16 --save before.json",
         "maieutic eval runs/my questions.jsonl --samples 16 --against before.json",
     ],
+    "compare": [
+        "maieutic compare examples/compare.toml",
+        "maieutic compare examples/compare.toml --dry-run --set budget.samples=2000",
+    ],
     "sample": ["maieutic sample runs/my arithmetic --n 5 --random", "maieutic sample models/tiny questions.jsonl"],
     "tasks": ["maieutic tasks", "maieutic tasks arithmetic --set difficulty=4 --set split=test"],
     "algorithms": ["maieutic algorithms", "maieutic algorithms grpo --json -"],
@@ -81,12 +86,13 @@ VERBS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "train": train,
     "eval": evaluate,
+    "compare": compare,
     "sample": sample,
     "show": show,
     "tasks": tasks,
     "algorithms": algorithms,
 }
 for verb, function in VERBS.items():
-    app.command(verb, epilog=_examples(verb), no_args_is_help=verb in ("eval", "sample", "show"))(function)
+    app.command(verb, epilog=_examples(verb), no_args_is_help=verb in ("eval", "compare", "sample", "show"))(function)
 
 command = typer.main.get_command(app)

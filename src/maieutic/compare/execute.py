@@ -186,4 +186,5 @@ class _Execution:
             busy = [f"{job} {100 * self.shares[job]:.0f} %" for job in self.live]
         complete_now = sum(share >= 1 for share in self.shares.values())
         words = f"{complete_now} of {len(self.shares)} runs complete" + (f"; {', '.join(busy)}" if busy else "")
-        self.watch(sum(self.shares.values()) / len(self.shares), words)
+        share = sum(self.shares.values()) / len(self.shares)
+        self.watch(share if complete_now == len(self.shares) else min(share, 0.99), words)

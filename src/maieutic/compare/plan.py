@@ -111,6 +111,12 @@ class Plan:
     start: tuple[StageConfig, ...]
     reference_arm: str | None = None
 
+    @property
+    def axis(self) -> str:
+        """The cost over which learning curves are drawn: that of the budget, else samples."""
+        budget = self.arms[0].stage.budget
+        return "samples" if budget is None else budget.kind
+
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """What a reader of the results should know before there are any."""
@@ -212,7 +218,10 @@ def comparison(config: ComparisonConfig, where: str = "comparison") -> Plan:
         for key in ("budget", "steps", "epochs"):
             if key in own or key in config.stage:
                 raise ConfigError(f"{place}: got {key}; every arm has the same [budget], and ends when it is spent")
-        arms.append(Arm(_folder(name, place), resolved({**config.stage}, {**own, **budget}, place)))
+        stage = resolved(config.stage, {**own, **budget}, place)
+        if stage.validation is not None and stage.validation.patience is not None:
+            raise ConfigError(f"{place}: got validation.patience, which would end an arm before its budget is spent")
+        arms.append(Arm(_folder(name, place), stage))
     names = [arm.name for arm in arms]
     for name in names:
         if names.count(name) > 1:
