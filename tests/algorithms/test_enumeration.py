@@ -26,6 +26,7 @@ from maieutic.algorithms import (
     grpo,
     ipo,
     orpo,
+    rcrl,
     reinforce,
     rejection_sampling,
     rest_em,
@@ -35,7 +36,7 @@ from maieutic.algorithms import (
     star,
     trpo,
 )
-from maieutic.backends.toy import STOP, ToyModel, ToyScorer, enumerate_completions
+from maieutic.backends.toy import STOP, ToyChat, ToyModel, ToyScorer, enumerate_completions
 from maieutic.core import credit, losses, select, update, weights
 from maieutic.core.parts import Algorithm, needs
 from maieutic.core.parts import credit as credit_factory
@@ -382,3 +383,35 @@ def test_sft_on_all_samples_moves_nothing_in_expectation(model):
     found = expected(model, build(credit.none(), losses.nll()), 1)
     assert float(found.abs().max()) < 1e-14
     assert one(model, build(credit.none(), losses.nll()), [(1, 2)]).any()
+
+
+def test_return_conditioning_is_fitted_where_bayes_says(model):
+    """E[∇ nll of labelled rows] = −Σ_c π(c) ∇ log p(c | label of c), which vanishes at p(c | GOOD) = π(c) / P(GOOD) for
+    the good completions, and 0 for the others, and in the same way for the bad ones."""
+    chat = ToyChat(["a", "b", "[GOOD]", "[BAD]", "\n"])
+    row_of = rcrl().bind(chat).select
+    chances = dict(zip(COMPLETIONS, probabilities(model).tolist(), strict=True))
+    prompts = {True: (1, 3), False: (1, 4)}
+    wide = ToyModel(len(chat.words), LENGTH, buckets=64, seed=1, dtype=torch.float64)
+    places = {label: wide.bucket(prompt) for label, prompt in prompts.items()}
+    assert places[True] != places[False]
+
+    def slope():
+        total = torch.zeros((), dtype=torch.float64)
+        for number, completion in enumerate(COMPLETIONS):
+            rollout, score = row(completion, 0.0).rollout, Score(REWARDS[completion])
+            examples = row_of([Group(Task("t", ()), (rollout,), (score,), id=number)])
+            batch = pack(examples)
+            total = total - chances[completion] * wide.outputs(batch).logprobs.sum()
+        return torch.autograd.grad(total, wide.table)[0]
+
+    assert float(slope().norm()) > 0.1
+    posterior = torch.full_like(wide.table, 1e-300)  # log 0, without being infinite
+    for label, place in places.items():
+        for completion in COMPLETIONS:
+            if (REWARDS[completion] >= 0.5) is label:
+                previous = (prompts[label][-1], *completion[:-1])
+                for position, token in enumerate(completion):
+                    posterior[place, position, previous[position], token] += chances[completion]
+    wide.table.data = posterior.log()
+    assert float(slope().abs().max()) < 1e-12

@@ -30,6 +30,10 @@ OPTIONS = {
     "star": [{}],
     "rest_em": [{}],
     "expert_iteration": [{}],
+    "rcrl": [
+        {"good": "<think>", "bad": "</think>", "delimiter": " ;"},  # words of the tiny model
+        {"good": "<think>", "bad": "</think>", "delimiter": " ;", "threshold": 0.15, "loss_on_labels": True},
+    ],
     "reinforce": [{}, {"gamma": 0.9, "entropy": 0.01}],
     "reinforce_plus_plus": [{}, {"beta": 0.5, "gamma": 0.9, "correction": "sequence_truncate"}],
     "reinforce_plus_plus_baseline": [{}, {"beta": 0.5, "kl": "k3_plus", "correction": "token_mask"}],
@@ -60,6 +64,9 @@ OPTIONS = {
     "ipo": [{"pairs": "all"}, {"pairs": "all", "average": True}],
     "simpo": [{"pairs": "all"}],
     "rpo": [{"pairs": "all"}],
+    "distil": [{}, {"divergence": "reverse_kl", "temperature": 2.0, "renormalise": True, "nll_coef": 0.1}],
+    "gkd": [{}, {"beta": 0.1, "scaled": True}],
+    "on_policy_distillation": [{}, {"task_reward": True, "discount": 0.5}],
 }
 CASES = [
     pytest.param(name, options, id=name + "".join(f"-{key}" for key in options))
@@ -120,6 +127,21 @@ def noise(shape, seed):
     return 0.3 * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+TEACHER = {"teacher_logprobs", "teacher_top_ids", "teacher_top_logprobs"}
+
+
+def taught(batch):
+    """What a teacher that is random, and not uniform, says of the batch: 5 candidates of 32 tokens."""
+    whole = torch.log_softmax(10 * noise((*batch.mask.shape, 32), 8), -1)
+    logprobs, ids = whole.topk(5)
+    chosen = whole.gather(-1, batch.tokens[..., None])[..., 0]
+    return {
+        "teacher_logprobs": torch.where(batch.mask, chosen, 0.0),
+        "teacher_top_ids": ids * batch.mask[..., None],
+        "teacher_top_logprobs": logprobs * batch.mask[..., None],
+    }
+
+
 def packed(algorithm, learner, *, later):
     """The row's batch in float64, with the columns it asks models for.
 
@@ -127,7 +149,7 @@ def packed(algorithm, learner, *, later):
     """
     batch = pack(algorithm.select(make_groups()))
     batch = batch.with_(**{n: getattr(batch, n).double() for n in ("sampler_logprobs", "rewards", "token_rewards")})
-    known = {"old_logprobs", "ref_logprobs", "old_values", "final_values"}
+    known = {"old_logprobs", "ref_logprobs", "old_values", "final_values", *TEACHER}
     assert algorithm.asks <= known, "teach this test to fill the other columns"
     now = learner.logprobs(batch)
     old = torch.where(batch.mask, now + noise(now.shape, 1), 0.0) if later else now
@@ -135,6 +157,7 @@ def packed(algorithm, learner, *, later):
         batch = batch.with_(old_logprobs=old)
     if "ref_logprobs" in algorithm.asks:
         batch = batch.with_(ref_logprobs=torch.where(batch.mask, now + noise(now.shape, 2), 0.0))
+    batch = batch.with_(**{name: column for name, column in taught(batch).items() if name in algorithm.asks})
     if "old_values" in algorithm.asks:
         found = values(learner, batch)
         moved = torch.where(batch.mask, noise(now.shape, 6), 0.0) if later else 0.0
@@ -166,7 +189,7 @@ def assert_same(found, expected):
 
 
 def made(model, name, options):
-    algorithm = make_algorithm(name, options, max_completion_length=16)
+    algorithm = make_algorithm(name, options, max_completion_length=16).bind(model.chat)
     if "values" not in algorithm.requires:
         return algorithm, LocalLearner(model, Optimiser())
     learner = LocalLearner(model, Optimiser(), critic=ValueHead())
@@ -203,6 +226,7 @@ def test_padding_columns(model, name, options, later):
     batch = packed(algorithm, learner, later=later)
     columns = [n for n in (*ROW_COLUMNS, *batch.columns) if n not in SHAPES and getattr(batch, n).dim() == 2]
     wide = {n: pad(getattr(batch, n), (0, 5)) for n in columns}
+    wide |= {n: pad(c, (0, 0, 0, 5)) for n, c in batch.columns.items() if c.dim() == 3}  # a teacher's candidates
     assert {"tokens", "mask", "token_rewards"} <= wide.keys()
     wider = finished(algorithm, batch.with_(**wide))
     assert wider.weights.shape == (batch.size, batch.tokens.shape[1] + 5)
@@ -239,7 +263,8 @@ def plain_gradient(algorithm, learner, batch, *, spoil=False):
         logits = torch.where(predicts[..., None], logits, junk)
     whole = torch.log_softmax(logits / batch.temperature, -1)
     entropy = pad(-(whole.exp() * whole).sum(-1)[:, :-1], (1, 0))
-    outputs = Outputs(token_logprobs(logits, batch.tokens, batch.temperature), entropy, found)
+    top = pad(whole[:, :-1], (0, 0, 1, 0)).gather(-1, batch.teacher_top_ids) if batch.has("teacher_top_ids") else None
+    outputs = Outputs(token_logprobs(logits, batch.tokens, batch.temperature), entropy, found, top)
     if "old_logprobs" in algorithm.loss.needs and not batch.has("old_logprobs"):
         batch = batch.with_(old_logprobs=outputs.logprobs.detach())
     (batch.weights * algorithm.loss(outputs, batch)).sum().backward()
@@ -267,6 +292,10 @@ def test_tokens_after_a_row_and_columns_off_the_mask(model, name, options):
     spoiled = {"tokens": torch.where(beyond, 17, batch.tokens)}
     for column in {"sampler_logprobs", *algorithm.loss.needs} - SHAPES.keys():
         spoiled[column] = torch.where(batch.mask, getattr(batch, column), torch.nan)
+    if "teacher_top_logprobs" in algorithm.loss.needs:
+        where = batch.mask[..., None]
+        spoiled["teacher_top_logprobs"] = torch.where(where, batch.teacher_top_logprobs, torch.nan)
+        spoiled["teacher_top_ids"] = torch.where(where, batch.teacher_top_ids, 31)
     found, spoiled_metrics = gradient(algorithm, learner, batch.with_(**spoiled))
     assert torch.equal(found, expected)
     assert spoiled_metrics == metrics

@@ -11,9 +11,11 @@ from maieutic.algorithms import ALGORITHMS, make_algorithm
 from maieutic.backends.toy import ToyChat, ToyCritic, ToyLearner, ToyModel
 from maieutic.core import (
     adaptive,
+    conditioned,
     corrections,
     credit,
     critic,
+    distillation,
     losses,
     pairs,
     preference,
@@ -85,6 +87,14 @@ def watched():
     return Watched(**{f.name: getattr(batch, f.name) for f in fields(batch)} | {"columns": columns}), columns
 
 
+#: The words of the tokens below, and those that parts write which write tokens.
+CHAT = ToyChat(["a", "b", "c", "d", "e", "\n", "[GOOD]", "[BAD]"])
+
+#: Where the library's parts are.
+MODULES = (
+    adaptive, conditioned, credit, critic, distillation, losses, pairs, preference, select, self_training, weights,
+)  # fmt: skip
+
 #: Every part of the library, once. A factory that is missing here fails the test of completeness.
 PARTS = [
     credit.uniform(), credit.group_centered(), credit.group_normalized(), credit.leave_one_out(),
@@ -99,7 +109,11 @@ PARTS = [
     preference.dpo(), preference.ipo(), preference.simpo(), preference.odds_ratio(), preference.chosen_nll(),
     weights.token_mean(), weights.sequence_mean(), weights.sequence_sum(), weights.constant_length(8),
     weights.pair_mean(), pairs.pairs(), pairs.best_vs_worst(), pairs.given_pairs(),
-    select.demonstrations(), select.everything(), select.informative(), self_training.correct_only(),
+    select.demonstrations(), select.everything(), select.informative(), select.mixed(), self_training.correct_only(),
+    distillation.forward_kl(), distillation.reverse_kl(), distillation.jensen_shannon(), distillation.kl_to_teacher(),
+    distillation.watch_teacher(), distillation.reverse_kl_advantage(), distillation.reverse_kl_advantage(added=True),
+    distillation.teacher_in_reward(),
+    conditioned.conditioned_on_reward().bind(CHAT),
 ]  # fmt: skip
 #: Every correction, around some loss.
 CORRECTED = [
@@ -114,7 +128,7 @@ OPTIONS = [
     ("rloo", {"beta": 0.1}), ("grpo", {"beta": 0.1}), ("grpo", {"beta": 0.1, "kl": k2}),
     ("grpo", {"ratio_anchor": "ref"}), ("rloo", {"correction": "token_mask"}),
 ]  # fmt: skip
-ROWS = [make_algorithm(name, options, max_completion_length=8) for name, options in OPTIONS]
+ROWS = [make_algorithm(name, options, max_completion_length=8).bind(CHAT) for name, options in OPTIONS]
 OF_ROWS = [
     pytest.param(part, id=f"{row.name}: {part.label}")
     for row in ROWS
@@ -129,7 +143,8 @@ def read_by(part):
         part(make_groups())
     elif isinstance(part, Loss):
         now = -torch.rand(batch.mask.shape, requires_grad=True)
-        part(Outputs(now, entropy=-now, values=now), batch)
+        top = -torch.rand(*batch.mask.shape, SIZES["K"], requires_grad=True)
+        part(Outputs(now, entropy=-now, values=now, top_logprobs=top), batch)
     else:
         part(batch)
     return columns.read
@@ -152,7 +167,7 @@ def test_every_part_of_the_library_is_listed():
     made = {part.label.split("(")[0] for part in PARTS}
     factories = {
         name
-        for module in (adaptive, credit, critic, losses, weights, select, self_training, pairs, preference)
+        for module in MODULES
         for name, value in vars(module).items()
         if hasattr(value, "__wrapped__") and value.__module__ == module.__name__
     }
@@ -165,8 +180,7 @@ def test_every_part_of_the_library_is_listed():
 def test_a_row_runs_on_what_it_asks_for_and_not_on_less(row):
     """`asks` are the columns that models must fill: with them an update works, without any one it says so."""
     examples = row.select(make_groups())
-    chat = ToyChat(["a", "b", "c", "d", "e"])
-    model = ToyModel(len(chat.words), 4)
+    model = ToyModel(len(CHAT.words), 4)
     learner = ToyLearner(model, critic=ToyCritic(model) if "values" in row.requires else None)
     batch = pack(examples)
     given = batch.with_(**{name: filled(name, batch) for name in row.asks})
@@ -183,7 +197,7 @@ def test_what_the_rows_need_and_ask_models_for():
     asked = {(row.name, row.loss.label, row.credit.label): (row.needs, row.asks) for row in ROWS}
     expected = [
         (set(), set()),  # sft
-        *[(set(), set())] * 4,  # rejection_sampling, star, rest_em, expert_iteration
+        *[(set(), set())] * 5,  # rejection_sampling, star, rest_em, expert_iteration, rcrl
         ({"advantages"}, set()),  # reinforce
         ({"advantages"}, set()),  # rloo
         (
@@ -206,6 +220,11 @@ def test_what_the_rows_need_and_ask_models_for():
         *[({"pairs", "ref_logprobs"}, {"ref_logprobs"})] * 2,  # dpo, ipo
         ({"pairs"}, set()),  # simpo
         ({"pairs", "ref_logprobs"}, {"ref_logprobs"}),  # rpo
+        *[({"teacher_top_ids", "teacher_top_logprobs"},) * 2] * 2,  # distil, gkd: a teacher's candidates
+        (
+            {"advantages", "old_logprobs", "teacher_logprobs"},
+            {"old_logprobs", "teacher_logprobs"},
+        ),  # on_policy_distillation
         ({"advantages", "old_logprobs", "ref_logprobs"}, {"old_logprobs", "ref_logprobs"}),  # rloo, KL in the reward
         ({"advantages", "old_logprobs", "ref_logprobs"}, {"ref_logprobs"}),  # grpo, KL in the loss
         ({"advantages", "old_logprobs", "ref_logprobs"}, {"ref_logprobs"}),

@@ -19,7 +19,8 @@ import pytest
 import torch
 
 from maieutic.algorithms import ALGORITHMS, make_algorithm
-from maieutic.backends.toy import ToyChat, ToyLearner, ToyModel, ToySampler, ToyScorer, ToySums
+from maieutic.backends.toy import ToyChat, ToyCritic, ToyLearner, ToyModel, ToySampler, ToyScorer, ToySums
+from maieutic.environments.conditioned import asked_with
 from maieutic.protocols import Policy
 from maieutic.rollout import Roller
 from maieutic.sources import Recorded, Sampled
@@ -36,14 +37,20 @@ VARIANTS = {
     "rloo_kl_in_reward": ("rloo", {"beta": 0.05}),
     "grpo_kl_k3": ("grpo", {"beta": 0.04}),
     "grpo_kl_k2_epochs_minibatches": ("grpo", {"beta": 0.04, "kl": "k2", "epochs": 2, "minibatches": 2}),
+    "ppo_adaptive_kl_warmup_entropy": (
+        "ppo",
+        {"kl_target": 1.0, "critic_warmup": 3, "entropy": 0.01, "lam": 0.5, "value_lam": 1.0, "minibatches": 2},
+    ),
     "reinforce_discounted": ("reinforce", {"gamma": 0.8}),
     **{name: (name, {"epochs": 15}) for name in ("rejection_sampling", "rest_em", "expert_iteration")},
+    "rcrl_mixed": ("rcrl", {"ratio": [2, 1], "threshold": 0.1, "epochs": 15}),
     "trpo": ("trpo", {"max_kl": 0.05, "damping": 1e-3}),  # with its own damping the small table hardly moves
     "gspo": ("gspo", {"epochs": 2}),  # with one optimiser step its ratio is 1, and it is grpo
     "gspo_token": ("gspo_token", {"epochs": 3}),  # with one advantage a row it is gspo, step by step
     "sapo": ("sapo", {"epochs": 2}),
     "grpo_corrected_k3_batch_entropy": (
-        "grpo", {"beta": 0.04, "kl": "corrected_k3", "scale": "batch", "entropy": 0.01, "epochs": 2}
+        "grpo",
+        {"beta": 0.04, "kl": "corrected_k3", "scale": "batch", "entropy": 0.01, "epochs": 2},
     ),
     # the mean reward tells more completions apart than right and wrong does, of which few are right at first
     **{name: (name, {"pairs": "best_vs_worst", "epochs": 2}) for name in ("orpo", "dpo", "ipo", "simpo", "rpo")},
@@ -51,6 +58,10 @@ VARIANTS = {
     "grpo_ratio_to_reference": ("grpo", {"ratio_anchor": "ref", "scale": "none", "beta": 0.1}),
 }
 CASES = {**{name: (name, {}) for name in ALGORITHMS}, **VARIANTS}
+
+
+#: Words that only rows with labels have in their vocabulary.
+LABELS = ("\n", "[GOOD]", "[BAD]")
 
 
 async def digits(task, rollouts):
@@ -67,14 +78,17 @@ def curve(name):
     row, options = CASES[name]
     algorithm = make_algorithm(row, options, max_completion_length=3)
     tasks = ToySums(limit=3)
-    chat = ToyChat(tasks.vocabulary)
+    chat = ToyChat([*tasks.vocabulary, *(LABELS if algorithm.select.labels else ())])
     # In float64: Adam makes a whole step of a gradient that is 0 up to rounding, and float32 rounds by processor.
     model = ToyModel(len(chat.words), length=3, buckets=32, seed=11, dtype=torch.float64)
-    learner = ToyLearner(model, learning_rate=0.2)
+    critic = ToyCritic(model) if "values" in algorithm.requires else None
+    learner = ToyLearner(model, learning_rate=0.2, critic=critic)
     policy = Policy(learner, ToySampler(model, lambda: learner.version), chat)
     reference = ToyScorer(model)
+    if algorithm.select.labels:
+        algorithm, policy = algorithm.bind(chat), asked_with(policy, algorithm.select.labels)
     if algorithm.samples:
-        roller = Roller(policy.sampler, chat, digits, max_completion_length=3, temperature=0.9, seed=11)
+        roller = Roller(policy.sampler, policy.chat, digits, max_completion_length=3, temperature=0.9, seed=11)
         until = algorithm.select.keeps
         source = Sampled(tasks, roller, prompts=6, num_generations=6, seed=11, until=until, max_refill=1)
     else:

@@ -18,6 +18,8 @@ from maieutic.algorithms import (
     ipo,
     lite_ppo,
     orpo,
+    ppo,
+    rcrl,
     reinforce,
     reinforce_plus_plus,
     reinforce_plus_plus_baseline,
@@ -34,6 +36,7 @@ from maieutic.algorithms import (
 from maieutic.backends.toy import ToyChat, ToyScorer, ToySums, toy_policy
 from maieutic.core.corrections import truncated
 from maieutic.core.kl import corrected_k3, k2
+from maieutic.environments.conditioned import asked_with
 from maieutic.rollout import Roller
 from maieutic.sources import Recorded, Sampled
 from maieutic.train import train
@@ -45,6 +48,8 @@ ROWS = {
     "star": (star(steps=10, growth=1.05), 0.9),
     "rest_em": (rest_em(epochs=20), 0.9),
     "expert_iteration": (expert_iteration(epochs=20), 0.9),
+    "rcrl": (rcrl(epochs=5), 0.9),
+    "rcrl, as many good as bad": (rcrl(ratio=(1, 1), epochs=20), 0.9),
     "reinforce": (reinforce(), 0.9),
     "rloo": (rloo(), 0.9),
     "rloo with KL": (rloo(beta=0.01), 0.9),
@@ -64,6 +69,11 @@ ROWS = {
     "dapo": (dapo(), 0.9),
     "gspo": (gspo(minibatches=4), 0.9),
     "cispo": (cispo(epochs=2), 0.9),
+    "ppo": (ppo(), 0.9),
+    "ppo with an adaptive KL, a warm-up and returns as targets": (
+        ppo(beta=0.01, kl_target=3.0, critic_warmup=2, lam=1.0, value_lam=1.0, entropy=0.01, minibatches=2),
+        0.9,
+    ),
     "orpo": (orpo(), 0.9),
     "dpo": (dpo(), 0.9),
     "dpo of every pair, 2 epochs": (dpo(pairs="all", epochs=2, minibatches=2), 0.9),
@@ -71,6 +81,10 @@ ROWS = {
     "simpo": (simpo(), 0.75),  # and this one slows down beyond γ/β
     "rpo": (rpo(), 0.9),
 }
+
+
+#: Words that only rows with labels have in their vocabulary.
+LABELS = ("\n", "[GOOD]", "[BAD]")
 
 
 async def exact(task, rollouts):
@@ -83,10 +97,14 @@ async def exact(task, rollouts):
 def test_every_row_learns_the_toy_sums(name):
     algorithm, threshold = ROWS[name]
     tasks = ToySums(limit=4)
-    chat = ToyChat(tasks.vocabulary)
-    policy = toy_policy(chat, length=3, buckets=64, learning_rate=0.3, seed=1)
+    chat = ToyChat([*tasks.vocabulary, *(LABELS if algorithm.select.labels else ())])
+    critic = "values" in algorithm.requires
+    rate = 0.1 if critic else 0.3  # with a critic each batch makes several steps
+    policy = toy_policy(chat, length=3, buckets=64, learning_rate=rate, seed=1, critic=critic)
     reference = ToyScorer(policy.learner.model) if "ref_logprobs" in algorithm.asks else None
-    roller = Roller(policy.sampler, chat, exact, max_completion_length=3, seed=7)
+    if algorithm.select.labels:  # asked for good answers from the first step on, and in the end
+        algorithm, policy = algorithm.bind(chat), asked_with(policy, algorithm.select.labels)
+    roller = Roller(policy.sampler, policy.chat, exact, max_completion_length=3, seed=7)
     if algorithm.name == "sft":
         source, steps = Recorded(tasks, chat, batch=16), 20
     else:

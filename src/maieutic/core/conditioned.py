@@ -101,12 +101,13 @@ def conditioned_on_reward(
             ]
             kept = range(len(rows)) if ratio is None else mixed([row[3] for row in rows], ratio, _drawn(seed, groups))
             made = []
-            for unit, (group, rollout, score, good) in enumerate(rows[i] for i in kept):
+            for group, rollout, score, good in (rows[i] for i in kept):
                 ends = [stop - 1 for _, stop in words.steps.of(rollout)]
                 told = [estimate >= threshold for estimate in rule(score, ends, good)]
                 row = labelled(rollout, words, told, loss_on_labels)
                 row = replace(row, logprobs=(0.0,) * len(row.tokens), temperature=1.0)
-                made.append(Example(row, score.reward or 0.0, group.id, unit, parts=score.parts))
+                if any(row.mask):  # what said nothing but labels is no row
+                    made.append(Example(row, score.reward or 0.0, group.id, unit=len(made), parts=score.parts))
             return made
 
         return _declared(select_conditioned, bind, labels, asked)
