@@ -93,6 +93,11 @@ def check(source: Source, policy: Policy, algorithm: Algorithm, fill: Mapping[st
             "choose an algorithm that judges what the policy wrote (rejection_sampling imitates what was right)"
         )
     siblings = getattr(source, "num_generations", algorithm.siblings)
+    if not algorithm.samples and siblings > algorithm.siblings:
+        raise ConfigError(
+            f"{algorithm.name} learns from every completion that it is shown, and got a source that shows {siblings} "
+            "of a task, one of them rejected. Give it `Recorded(…)`, or choose one that learns from pairs (dpo)"
+        )
     if siblings < algorithm.siblings:
         raise ConfigError(
             f"{algorithm.name} compares rollouts of one task: got num_generations={siblings}; expected at least "

@@ -1,7 +1,8 @@
 """Sources: where groups come from.
 
-`Sampled` draws tasks and lets the policy attempt them; `Recorded` replays demonstrations. Both visit tasks in a seeded
-order that is a pure function of (seed, visit number), so their whole state is one number. Letters: `G` siblings.
+`Sampled` draws tasks and lets the policy attempt them; `Recorded` replays demonstrations, `RecordedPairs` preferences.
+All visit tasks in a seeded order that is a pure function of (seed, visit number), so their whole state is one number.
+Letters: `G` siblings.
 """
 
 from __future__ import annotations
@@ -141,6 +142,12 @@ class Recorded:
     """
 
     samples = False
+    num_generations = 1
+
+    @staticmethod
+    def texts(task: Task) -> tuple[tuple[str, float], ...]:
+        """What is shown of a task, with its rewards. Raises DataError where it lacks something."""
+        return ((solution_of(task), 1.0),)
 
     def __init__(
         self,
@@ -160,29 +167,55 @@ class Recorded:
         self.visits = 0
 
     def next(self) -> list[Group]:
-        """The next `batch` demonstrations. Raises DataError after `MAX_EMPTY_STEPS` steps without one that fits."""
+        """The next `batch` tasks' groups. Raises DataError after `MAX_EMPTY_STEPS` steps without one that fits."""
         groups = [self._group(self.tasks[self.order[v]], v) for v in range(self.visits, self.visits + self.batch)]
         self._check(groups)
         self.visits += self.batch
         return groups
 
     def _group(self, task: Task, visit: int) -> Group:
-        rollout, score = demonstration(task, solution_of(task), self.chat, self.tool), Score(1.0)
-        if self.limit is not None and len(rollout.tokens) > self.limit:
+        shown = self.texts(task)
+        rollouts = [
+            replace(demonstration(task, text, self.chat, self.tool), sibling=sibling)
+            for sibling, (text, _) in enumerate(shown)
+        ]
+        scores = [Score(reward) for _, reward in shown]
+        longest = max(len(rollout.tokens) for rollout in rollouts)
+        if self.limit is not None and longest > self.limit:
             note = (
-                f"got a demonstration of {len(rollout.tokens)} tokens; the model has {self.limit} positions. "
+                f"got a demonstration of {longest} tokens; the model has {self.limit} positions. "
                 "Shorten it, or use a model with a longer context"
             )
-            rollout, score = replace(rollout, finish=Finish.ERROR, note=note), Score(None, note=note)
-        return Group(task, (rollout,), (score,), id=visit)
+            rollouts = [replace(rollout, finish=Finish.ERROR, note=note) for rollout in rollouts]
+            scores = [Score(None, note=note) for _ in scores]
+        return Group(task, tuple(rollouts), tuple(scores), id=visit)
 
     def state(self) -> dict[str, Any]:
-        """How many demonstrations have been given."""
+        """How many tasks have been shown."""
         return {"visits": self.visits}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on after that many demonstrations."""
+        """Go on after that many tasks."""
         self.visits = int(state["visits"])
+
+
+class RecordedPairs(Recorded):
+    """Preferences as groups of two, the chosen completion with reward 1 and the rejected one with reward 0: `batch`
+    tasks a step, each with `meta["chosen"]` and `meta["rejected"]`. Where one side is too long, neither has a reward.
+    """
+
+    num_generations = 2
+
+    @staticmethod
+    def texts(task: Task) -> tuple[tuple[str, float], ...]:
+        """The chosen and the rejected completion. Raises DataError for a task without both."""
+        chosen, rejected = preference_of(task)
+        return ((chosen, 1.0), (rejected, 0.0))
+
+
+def recorded(siblings: int) -> type[Recorded]:
+    """The source of what is shown, for an algorithm that learns from groups of so many."""
+    return RecordedPairs if siblings > 1 else Recorded
 
 
 def solution_of(task: Task) -> str:
@@ -194,6 +227,19 @@ def solution_of(task: Task) -> str:
             "train this task with a sampling algorithm (grpo, rloo, …) or give demonstrations"
         )
     return solution
+
+
+def preference_of(task: Task) -> tuple[str, str]:
+    """The chosen and the rejected completion of a task; DataError for a task without both."""
+    sides = [task.meta.get(side) for side in ("chosen", "rejected")]
+    chosen, rejected = (side if isinstance(side, str) and side.strip() else None for side in sides)
+    if chosen is None or rejected is None:
+        missing = "rejected" if chosen is not None else "chosen"
+        raise DataError(
+            f"task {task.id!r} has no {missing} completion to learn a preference from: expected text in its 'chosen' "
+            "and 'rejected' columns; give such data, or form pairs of what the policy samples (pairs = \"one\")"
+        )
+    return chosen, rejected
 
 
 def demonstration(task: Task, solution: str, chat: Chat, tool: Tool | None = None) -> Rollout:

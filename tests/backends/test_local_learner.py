@@ -345,6 +345,7 @@ def test_a_reference_stays_while_the_policy_learns(tiny: Load, lora: LoRA | None
 
 
 def test_the_reference_of_a_loaded_adapter_is_that_adapter(tiny: Load, tmp_path: Path) -> None:
+    """A15: by the learner's own log-probs; the base model, without the adapter, would be another start."""
     batch = make_batch()
     first = LocalLearner(tiny(lora=LoRA(rank=4)), Optimiser(learning_rate=0.01))
     first.step(batch, nll)

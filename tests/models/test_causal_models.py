@@ -322,6 +322,7 @@ def _kl(model: CausalModel, reference, tokens: Tensor) -> float:
 @needs_peft
 @pytest.mark.parametrize("start", ["all weights", "fresh adapter", "loaded adapter"])
 def test_reference_is_where_the_run_started_and_stays_there(start: str, folders: Path, adapter_folder: Path) -> None:
+    """A15: the KL to the reference is 0 at step 0, for all weights, a fresh adapter and one that was loaded."""
     model = {
         "all weights": lambda: load_causal(folders / "llama"),
         "fresh adapter": lambda: load_causal(folders / "llama", lora=LoRA(rank=4)),

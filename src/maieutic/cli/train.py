@@ -78,7 +78,7 @@ def check(config: Config) -> str:
     from maieutic.run.budget import optimiser_steps, planned_steps
     from maieutic.run.build import describe, make_backend, make_optimiser, make_reward, make_stage_algorithm
     from maieutic.run.tasksets import Tasksets
-    from maieutic.sources import solution_of
+    from maieutic.sources import recorded, solution_of
 
     tasksets = Tasksets(config)
     make_backend(config)
@@ -90,7 +90,7 @@ def check(config: Config) -> str:
         if algorithm.samples:
             make_reward(stage, tasksets[stage.tasks])
         else:
-            solution_of(tasksets[stage.tasks][0])
+            recorded(algorithm.siblings).texts(tasksets[stage.tasks][0])
     if config.model.path is not None:
         find_model(config.model.path)
     elif config.model.small is not None:

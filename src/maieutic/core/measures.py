@@ -69,6 +69,9 @@ def batch_measures(batch: Batch) -> dict[str, float]:
     kl/reference               mean k3 of the old policy to the reference, nats a token
     critic/explained_variance  1 − Var(R − V_old) / Var(R): 1 for a critic that knows the returns, 0 for one that knows
                                their mean, below 0 for one that would better be silent. Not there for equal returns.
+    pairs/count                preferences
+    pairs/length_difference    mean tokens of the chosen completion minus those of the rejected one: far from 0, the
+                               policy learns to write longer or shorter, whatever is right
     """
     mask, found = batch.mask, {}
     if batch.has("old_logprobs") and batch.has("ref_logprobs"):
@@ -79,4 +82,8 @@ def batch_measures(batch: Batch) -> dict[str, float]:
         if spread > 1e-12:  # else they differ by rounding only
             left = float((returns - batch.old_values[mask].double()).var(correction=0))
             found["critic/explained_variance"] = 1.0 - left / spread
+    if batch.has("pairs"):
+        lengths = mask.sum(1).double()[batch.pairs]
+        found["pairs/count"] = float(len(batch.pairs))
+        found["pairs/length_difference"] = float((lengths[:, 0] - lengths[:, 1]).mean())
     return found

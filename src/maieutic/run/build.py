@@ -20,7 +20,7 @@ from maieutic.rollout import Roller
 from maieutic.run.budget import planned_steps
 from maieutic.run.durable import room_for, size, sync, sync_tree
 from maieutic.run.tasksets import Tasksets
-from maieutic.sources import Recorded, Sampled
+from maieutic.sources import Sampled, recorded
 
 if TYPE_CHECKING:
     from maieutic.backends.local import LocalBackend, Optimiser
@@ -86,8 +86,8 @@ def _corpus(config: Config, tasksets: Tasksets) -> Iterator[str]:
         tasks = tasksets[name]
         for i in range(min(len(tasks), CORPUS_TASKS)):
             task = tasks[i]
-            solution = task.meta.get("solution")
-            yield " ".join(m.content for m in task.prompt) + (f" {solution}" if solution else "")
+            shown = [task.meta.get(name) for name in ("solution", "chosen", "rejected")]
+            yield " ".join([*(m.content for m in task.prompt), *(text for text in shown if isinstance(text, str))])
 
 
 def load_model(config: Config, source: str) -> CausalModel:
@@ -128,7 +128,8 @@ def make_stage_algorithm(stage: StageConfig) -> Algorithm:
     if algorithm.samples and stage.num_generations < least:
         raise ConfigError(
             f"stage {stage.name!r}: got num_generations={stage.num_generations}; expected at least {least}, because "
-            f"{algorithm.credit} compares the rollouts of a task with each other and would teach nothing. Raise "
+            f"{max(algorithm.select, algorithm.credit, key=lambda part: part.siblings)} compares the rollouts of a "
+            "task with each other and would teach nothing. Raise "
             "num_generations, or choose an algorithm that compares across tasks (reinforce)"
         )
     idle = () if algorithm.samples else SAMPLING_KEYS
@@ -162,10 +163,10 @@ def make_reward(stage: StageConfig, taskset: Taskset) -> Reward:
 
 
 def make_source(config: Config, stage: StageConfig, algorithm: Algorithm, taskset: Taskset, policy: Policy) -> Source:
-    """The stage's source: fresh rollouts, or demonstrations."""
+    """The stage's source: fresh rollouts, or what the data show."""
     seed = f"{config.seed}/{stage.name}"
     if not algorithm.samples:
-        return Recorded(
+        return recorded(algorithm.siblings)(
             taskset,
             policy.chat,
             batch=stage.prompts,
@@ -193,19 +194,25 @@ def make_source(config: Config, stage: StageConfig, algorithm: Algorithm, taskse
     )
 
 
+def _kind(algorithm: Algorithm) -> str:
+    if algorithm.samples:
+        return "sampled"
+    return "preferences" if algorithm.siblings > 1 else "demonstrations"
+
+
 def describe(config: Config, tasksets: Tasksets) -> str:
     """What a run of this config would do, in words, for `--dry-run`."""
     lines = []
     for stage in config.stages:
         algorithm, taskset = make_stage_algorithm(stage), tasksets[stage.tasks]
         steps = planned_steps(stage, algorithm, len(taskset))
-        rows = stage.prompts * (stage.num_generations if algorithm.samples else 1)
+        rows = stage.prompts * (stage.num_generations if algorithm.samples else algorithm.siblings)
         budget = stage.budget
         until = [f"{steps:,} steps"] if steps is not None else []
         until += [f"until {budget.amount:,.15g} {budget.kind} are spent"] if budget is not None else []
         told = f"{algorithm.name} on {stage.tasks} ({len(taskset):,} tasks), {', '.join(until)}"
         lines.append(f"stage {stage.name}: {told}")
-        lines.append(f"  {rows:,} rows a step: " + ("sampled" if algorithm.samples else "demonstrations"))
+        lines.append(f"  {rows:,} rows a step: {_kind(algorithm)}")
         lines.append(
             f"  credit {algorithm.credit}; loss {algorithm.loss}; weights {algorithm.weigh}; {algorithm.update}"
         )

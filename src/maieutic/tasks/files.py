@@ -9,6 +9,10 @@ Columns that are read, the first of each list that the row has:
     answer      answer | ground_truth | solution        text or a number; `reward_model.ground_truth` for nested rows
     solution    solution | completion                   a worked solution, kept as `meta["solution"]`
     id          id                                      else the row's number
+    chosen      chosen                                  a completion, text or messages, that was preferred to …
+    rejected    rejected                                … this one; a row with both needs no answer
+
+Where `chosen` and `rejected` are whole conversations, what precedes their last messages is the prompt.
 
 `columns={"prompt": "question", "answer": "gold"}` names others; a dot looks inside a nested row. Everything else in the
 row is kept in `meta`. What cannot be used is said at load time with file, line, what was expected and the remedy.
@@ -38,6 +42,8 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "answer": ("answer", "ground_truth", "reward_model.ground_truth", "solution"),
     "solution": ("solution", "completion"),
     "id": ("id",),
+    "chosen": ("chosen",),
+    "rejected": ("rejected",),
 }
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
@@ -62,7 +68,7 @@ def file(
     `#`; a config or the command line gives `AnswerVerifier`, which reads `####`, `\\boxed{}` and "answer is".
 
     Raises DataError, naming file and line, for anything in the file that cannot be used; ConfigError for columns that
-    are not prompt, answer, solution or id.
+    are not prompt, answer, solution, id, chosen or rejected.
     """
     path = existing(Path(path))
     name = name or path.stem
@@ -217,11 +223,13 @@ def _task(
     columns: Mapping[str, tuple[str, ...]], gold_after: str | None, system: str | None,
 ) -> Task:  # fmt: skip
     used, prompt = _first(row, columns["prompt"])
-    if prompt is None or prompt == "" or prompt == []:
-        raise DataError(f"{where}: no prompt; expected text or messages in {_either(columns['prompt'])}.{_has(row)}")
     answer_column, answer = _first(row, columns["answer"])
     solution_column, solution = _first(row, columns["solution"])
-    if answer is None and solution is None:
+    before, preference = _preference(row, where, columns, optional=answer is not None or solution is not None)
+    prompt = before or prompt
+    if prompt is None or prompt == "" or prompt == []:
+        raise DataError(f"{where}: no prompt; expected text or messages in {_either(columns['prompt'])}.{_has(row)}")
+    if answer is None and solution is None and not preference:
         raise DataError(f"{where}: no answer; expected one in {_either(columns['answer'])}.{_has(row)}")
     messages = _messages(prompt, where)
     if system and messages[0].role != "system":
@@ -238,7 +246,42 @@ def _task(
     meta = {column: value for column, value in row.items() if column not in taken}
     if solution is not None and (solution_column != answer_column or gold_after):
         meta["solution"] = _messages(solution, where)[-1].content
-    return Task(f"{name}/{index if own is None else own}", messages, text, meta)
+    return Task(f"{name}/{index if own is None else own}", messages, text, {**meta, **preference})
+
+
+def _preference(
+    row: Mapping[str, Any], where: str, columns: Mapping[str, tuple[str, ...]], optional: bool
+) -> tuple[list[Any], dict[str, str]]:
+    """The conversation before both sides, where they hold it, and the sides as texts; nothing for a row without any.
+
+    `optional`: the row has something else to learn from, so columns of these names may hold anything.
+    """
+    sides = {side: _first(row, columns[side])[1] for side in ("chosen", "rejected")}
+    given = [side for side, value in sides.items() if isinstance(value, str | list) and value]
+    if len(given) < 2 and (optional or all(value is None for value in sides.values())):
+        return [], {}
+    for side, value in sides.items():
+        if side not in given:
+            got = "none" if value is None else f"one of type {type(value).__name__}"
+            raise DataError(
+                f"{where}: expected a {side} completion, text or messages, in {_either(columns[side])}; got {got}."
+                f"{_has(row)}"
+            )
+    before = {side: value[:-1] if isinstance(value, list) else [] for side, value in sides.items()}
+    if before["chosen"] != before["rejected"]:
+        raise DataError(
+            f"{where}: the chosen and the rejected conversation differ before their last messages; expected the same "
+            "conversation with two different endings"
+        )
+    return before["chosen"], {side: _ending(value, where, side) for side, value in sides.items()}
+
+
+def _ending(value: Any, where: str, side: str) -> str:
+    """What the assistant says last."""
+    last = _messages(value, where)[-1]
+    if isinstance(value, list) and last.role != "assistant":
+        raise DataError(f"{where}: the {side} conversation ends with {last.role!r}; expected the assistant's message")
+    return last.content
 
 
 def _first(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, Any]:
