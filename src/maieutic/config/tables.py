@@ -122,7 +122,7 @@ class CriticConfig(Strict):
     @model_validator(mode="after")
     def _separate(self) -> CriticConfig:
         if self.path is not None and self.kind == "head":
-            raise ValueError('got a path for a critic of kind "head", which has no model of its own; expected "separate"')
+            raise ValueError('got a path for a critic of kind "head", which has no model of its own: take "separate"')
         return self
 
 

@@ -24,6 +24,7 @@ from maieutic.sources import Sampled, recorded
 
 if TYPE_CHECKING:
     from maieutic.backends.local import LocalBackend, Optimiser
+    from maieutic.backends.local.critic import Critic
     from maieutic.core.parts import Algorithm
     from maieutic.models.causal import CausalModel
 
@@ -140,7 +141,36 @@ def make_stage_algorithm(stage: StageConfig) -> Algorithm:
                 f"stage {stage.name!r}: got {key} = {got!r}, which does nothing: {algorithm.name} learns from "
                 "demonstrations and samples nothing. Leave it out, or choose an algorithm that practises (grpo)"
             )
+    _check_critic(stage, algorithm)
     return algorithm
+
+
+def _check_critic(stage: StageConfig, algorithm: Algorithm) -> None:
+    wanted = "values" in algorithm.requires or bool(algorithm.asks & {"old_values", "final_values"})
+    if wanted and stage.critic is None:
+        raise ConfigError(
+            f"stage {stage.name!r}: {algorithm.name} learns with a critic, and the stage has none. Add a table "
+            '[stages.critic] with kind = "head" (shares the policy\'s weights) or "separate" (a model of its own)'
+        )
+    if stage.critic is not None and not wanted:
+        raise ConfigError(
+            f"stage {stage.name!r}: got [stages.critic], which does nothing: {algorithm.name} reads no values. Leave "
+            "it out, or choose an algorithm that learns with a critic (ppo)"
+        )
+
+
+def make_critic(config: Config, stage: StageConfig, model: str) -> Critic | None:
+    """The stage's critic: a head, or a model of its own from its `path` or from what the stage begins with."""
+    from maieutic.backends.local import SeparateCritic, ValueHead
+
+    spec = stage.critic
+    if spec is None:
+        return None
+    kinds: dict[str, Callable[[], Critic]] = {
+        "head": lambda: ValueHead(spec.learning_rate, spec.hidden),
+        "separate": lambda: SeparateCritic(load_model(config, spec.path or model), spec.learning_rate, spec.hidden),
+    }
+    return kinds[spec.kind]()
 
 
 def make_reward(stage: StageConfig, taskset: Taskset) -> Reward:

@@ -14,7 +14,7 @@ from maieutic.config import Config, StageConfig
 from maieutic.core.cost import Meter, Metered, step_cost
 from maieutic.protocols import Policy, Scorer, Source, Taskset, Teacher
 from maieutic.run.budget import optimiser_steps
-from maieutic.run.build import load_model, make_optimiser, make_source
+from maieutic.run.build import load_model, make_critic, make_optimiser, make_source
 from maieutic.run.checkpoints import Checkpoint
 from maieutic.train import train
 from maieutic.types import Step
@@ -83,6 +83,7 @@ def set_up(
     # taken before a checkpoint's weights are read: the reference is the model with which the stage began
     reference = backend.reference(loaded) if "ref_logprobs" in algorithm.asks else None
     optimiser = make_optimiser(stage, optimiser_steps(steps, algorithm))
-    policy = backend.policy(loaded, optimiser, restart="restart" in algorithm.requires)
+    critic = make_critic(config, stage, model)
+    policy = backend.policy(loaded, optimiser, critic=critic, restart="restart" in algorithm.requires)
     source = make_source(config, stage, algorithm, taskset, policy)
     return Setup(algorithm, policy, source, reference, parameters=parameter_count(loaded.module))
