@@ -92,6 +92,40 @@ def test_a_meter_counts_every_pass_and_no_padding():
         learner.values(rows)
 
 
+class Near:
+    """A neighbourhood."""
+
+    def fisher_product(self, vector: float) -> float:
+        return 2 * vector
+
+    def kl(self) -> float:
+        return 0.5
+
+
+class Natural(Model):
+    """A learner that can take natural steps."""
+
+    def gradient(self, batch: Batch, loss: object) -> str:
+        del batch, loss
+        return "slope"
+
+    def neighbourhood(self, batch: Batch, tokens: object) -> Near:
+        del batch, tokens
+        return Near()
+
+
+def test_a_trust_region_is_counted_too():
+    # 8 tokens: a gradient 6 · 1000 · 8 = 48,000; four Fisher products 4 · 12 · 1000 · 8 = 384,000; a KL 16,000
+    meter = Meter()
+    learner = Metered(Natural(), N, meter)
+    rows = batch(3, 5)
+    assert learner.gradient(rows, None) == "slope"
+    near = learner.neighbourhood(rows, None)
+    assert [near.fisher_product(v) for v in range(4)] == [0, 2, 4, 6]
+    assert near.kl() == 0.5
+    assert meter.read() == (8, 448_000.0)
+
+
 def test_parameters_are_counted_without_embeddings_and_head(tmp_path):
     # one layer of width 16, two heads, one key-value head (head width 8), MLP 32:
     # q 16·16, k and v 8·16 each, o 16·16: 768; gate, up, down 3 · 16 · 32 = 1536; three norms of 16: 48. In all 2352

@@ -16,7 +16,7 @@ Evaluations are not counted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from maieutic.types import Batch, Step
@@ -26,8 +26,9 @@ COSTS: Mapping[str, str] = {
     name: f"cost/{name}" for name in ("samples", "generated_tokens", "prompt_tokens", "trained_tokens", "flops")
 }
 
-#: Floating-point operations for each token and parameter.
-FORWARD, FORWARD_AND_BACKWARD = 2.0, 6.0
+#: Floating-point operations for each token and parameter. A product with second derivatives takes a gradient and
+#: differentiates it once more, which is as much again.
+FORWARD, FORWARD_AND_BACKWARD, SECOND_DERIVATIVE = 2.0, 6.0, 12.0
 
 #: Methods of learners, scorers and teachers that take a batch through the model, and what that costs.
 PASSES: Mapping[str, float] = {
@@ -35,7 +36,11 @@ PASSES: Mapping[str, float] = {
     "values": FORWARD,
     "top": FORWARD,
     "step": FORWARD_AND_BACKWARD,
+    "gradient": FORWARD_AND_BACKWARD,
 }
+
+#: Methods of a neighbourhood (of policies, in a trust region), each over the batch that it was made for.
+PASSES_AROUND: Mapping[str, float] = {"objective": FORWARD, "kl": FORWARD, "fisher_product": SECOND_DERIVATIVE}
 
 
 class Spent(NamedTuple):
@@ -68,21 +73,27 @@ class Meter:
 
 
 class Metered:
-    """A learner, scorer or teacher whose passes over batches a meter counts; in all else it is the model itself."""
+    """A learner, scorer or teacher whose passes over batches a meter counts; in all else it is the model itself.
 
-    def __init__(self, model: Any, parameters: int, meter: Meter) -> None:
-        self._model, self._parameters, self._meter = model, parameters, meter
+    `around` is the batch of a neighbourhood, whose methods are not given it again.
+    """
+
+    def __init__(self, model: Any, parameters: int, meter: Meter, around: Batch | None = None) -> None:
+        self._model, self._parameters, self._meter, self._around = model, parameters, meter, around
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._model, name)
-        if name not in PASSES:
-            return found
+        passes = PASSES if self._around is None else PASSES_AROUND
+        if name in passes:
+            return lambda *given, **named: self._counted(found, passes[name], *given, **named)
+        if name == "neighbourhood":
+            return lambda batch, *given: Metered(found(batch, *given), self._parameters, self._meter, batch)
+        return found
 
-        def counted(batch: Batch, *args: Any, **kwargs: Any) -> Any:
-            self._meter.count(int(batch.lengths.sum()), self._parameters, PASSES[name])
-            return found(batch, *args, **kwargs)
-
-        return counted
+    def _counted(self, method: Callable[..., Any], per_token: float, *given: Any, **named: Any) -> Any:
+        batch = given[0] if self._around is None else self._around
+        self._meter.count(int(batch.lengths.sum()), self._parameters, per_token)
+        return method(*given, **named)
 
 
 def step_cost(
