@@ -91,6 +91,8 @@ def check(config: Config) -> str:
             make_reward(stage, tasksets[stage.tasks])
         else:
             recorded(algorithm.siblings).texts(tasksets[stage.tasks][0])
+        if stage.demonstrations is not None:
+            solution_of(tasksets[stage.demonstrations][0])
     if config.model.path is not None:
         find_model(config.model.path)
     elif config.model.small is not None:

@@ -70,7 +70,8 @@ def template_of(source: str) -> str:
 
 
 def model_source(given: str) -> str:
-    """A model folder or Hub id as it stands; for the folder of a run, the model of its newest checkpoint.
+    """A model folder or Hub id as it stands; for the folder of a run, the model of its newest checkpoint, or of a
+    complete run, whose last stage keeps it, the best evaluated one.
 
     Raises ModelError for a run that has no checkpoint yet.
     """
@@ -78,6 +79,7 @@ def model_source(given: str) -> str:
     if not (folder / "config.toml").is_file() or not (folder / "checkpoints").is_dir():
         return given
     from maieutic.run.checkpoints import Checkpoints
+    from maieutic.run.directory import RunDirectory
 
     newest = Checkpoints(folder / "checkpoints").latest()
     if newest is None:
@@ -85,4 +87,6 @@ def model_source(given: str) -> str:
             f"the run {folder} has no checkpoint yet; go on with `maieutic train --run {folder} --resume`, or give a "
             "model folder"
         )
+    if RunDirectory.open(folder).summary() is not None:
+        newest = Checkpoints(folder / "best").latest(newest.stage) or newest
     return str(newest.path / "model")

@@ -23,6 +23,7 @@ from maieutic.config.tables import (
     StageConfig,
     Strict,
     TasksConfig,
+    ValidationConfig,
 )
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "StageConfig",
     "Strict",
     "TasksConfig",
+    "ValidationConfig",
     "parse_config",
     "parse_table",
     "read_config",

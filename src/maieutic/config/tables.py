@@ -156,6 +156,43 @@ class StageConfig(Strict):
 
     name: str = ""
     algorithm: str
+class ValidationConfig(Strict):
+    """What is measured every few steps of a stage, on tasks of its own, and what follows from it."""
+
+    tasks: str
+    every: int = Field(1, ge=1, description="steps")
+    limit: int | None = Field(None, ge=1)
+    samples: int = Field(0, ge=0, description="beside the greedy one")
+    k: int | None = Field(None, ge=1, description="of pass@k, vote@k, strict@k; default: samples")
+    temperature: float = Field(1.0, gt=0)
+    max_completion_length: int | None = Field(None, ge=1, description="default: the stage's")
+    seed: int = 0
+    metric: str = Field("greedy", description="what decides; or pass@k, vote@k, strict@k")
+    patience: int | None = Field(None, ge=1, description="the stage ends after so many without a rise")
+    min_delta: float = Field(0.0, ge=0, description="what counts as a rise is more than this")
+    keep_best: bool = Field(False, description="the stage's model is the best evaluated one, not the last")
+
+    @model_validator(mode="after")
+    def _enough(self) -> ValidationConfig:
+        if self.k is not None and self.k > self.samples:
+            raise ValueError(f"got k = {self.k} and samples = {self.samples}; expected at least k samples a problem")
+        return self
+
+
+class CurriculumConfig(Strict):
+    """Which tasks are worth another attempt; see `maieutic.curriculum`."""
+
+    low: float = Field(0.0, ge=0, lt=1)
+    high: float = Field(1.0, gt=0, le=1)
+    skip: int = Field(2, ge=1, description="epochs")
+
+    @model_validator(mode="after")
+    def _room(self) -> CurriculumConfig:
+        if self.low >= self.high:
+            raise ValueError(f"got low = {self.low} and high = {self.high}; expected low below high")
+        return self
+
+
     options: dict[str, Any] = Field(default_factory=dict, description="hyper-parameters of the algorithm")
     tasks: str = "train"
     steps: int | None = Field(None, ge=1)
@@ -184,7 +221,11 @@ class StageConfig(Strict):
             raise ValueError("expected exactly one of `steps`, `epochs` and `budget`")
         return self
 
+    restart_from: str = Field("stage", description="what rounds begin with: the stage's model, start, or a path")
+    demonstrations: str | None = Field(None, description="tasks whose solutions are learned beside what is found")
+    hint: str | None = Field(None, description="a text with {question} and {answer}, for tasks that failed")
     def step_count(self, tasks: int) -> int:
+    validation: ValidationConfig | None = None
         """Steps of this stage over a taskset of that many tasks; of one with a budget, see `run.budget`."""
         if self.steps is not None:
             return self.steps
@@ -258,4 +299,18 @@ class Config(Strict):
         for name in wanted:
             if name not in self.tasks:
                 raise ValueError(str(UnknownName("tasks", name, self.tasks)) + f" Add a table [tasks.{name}].")
+        return self
+        wanted += [s.demonstrations for s in self.stages if s.demonstrations is not None]
+        wanted += [s.validation.tasks for s in self.stages if s.validation is not None]
+
+    @model_validator(mode="after")
+    def _validation_apart(self) -> Config:
+        tested = self.evaluation.names if self.evaluation else []
+        for stage in self.stages:
+            if stage.validation is not None and stage.validation.tasks in (*tested, stage.tasks):
+                raise ValueError(
+                    f"stage {stage.name!r} is validated on {stage.validation.tasks!r}, on which it is also "
+                    "trained or evaluated in the end: what was looked at meanwhile measures nothing any more. Give "
+                    "it tasks of its own"
+                )
         return self

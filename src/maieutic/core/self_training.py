@@ -127,8 +127,7 @@ class Kept:
         self.rollouts, self._seen = {}, {}
         rows = json.loads(zlib.decompress(base64.b85decode(state["rollouts"])).decode("utf-8", "surrogatepass"))
         for task, tokens, mask, finish, text, sibling, version in rows:
-            chosen = tuple(m == "1" for m in mask)
-            zeros = (0.0,) * len(tokens)
+            chosen, zeros = tuple(bool(int(digit)) for digit in mask), (0.0,) * len(tokens)
             self._keep(Rollout(task, tuple(tokens), chosen, zeros, Finish(finish), text, (), sibling, version))
 
 

@@ -239,5 +239,5 @@ def _stages(store: Store, config: Config, complete: bool) -> tuple[StageView, ..
 
 
 def _stage(stage: StageConfig, done: int, seconds: float, rollouts: int, finished: bool) -> StageView:
-    total = done if stage.steps is None and finished else stage.steps
+    total = done if finished else stage.steps  # a validation that is flat ends a stage before its last step
     return StageView(stage.name, stage.algorithm, stage.tasks, done, total, seconds, rollouts)

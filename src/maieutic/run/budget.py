@@ -49,7 +49,7 @@ def planned_steps(stage: StageConfig, algorithm: Algorithm, tasks: int) -> int |
         )
     if kind == "samples" and algorithm.select.keeps is None:
         return max(1, math.ceil(most / (stage.prompts * stage.num_generations)))
-    if stage.optimiser.schedule != "constant":
+    if stage.optimiser.schedule != "constant" and algorithm.update.steps is not None:
         why = "groups without a signal are drawn again" if kind == "samples" else "completions differ in length"
         raise ConfigError(
             f"stage {stage.name!r}: got schedule {stage.optimiser.schedule!r} with a budget of {kind}, and nobody "
@@ -60,8 +60,13 @@ def planned_steps(stage: StageConfig, algorithm: Algorithm, tasks: int) -> int |
 
 
 def optimiser_steps(steps: int | None, algorithm: Algorithm) -> int | None:
-    """How many optimiser steps so many steps make at most; None where the one or the other is not known before."""
-    return None if steps is None or algorithm.update.steps is None else steps * algorithm.update.steps
+    """How many optimiser steps so many steps make at most; None where nobody knows.
+
+    An update that begins the learning-rate schedule anew says itself where it ends, later: until then, nowhere.
+    """
+    if algorithm.update.steps is None:
+        return sys.maxsize
+    return None if steps is None else steps * algorithm.update.steps
 
 
 class Spending:

@@ -22,8 +22,11 @@ from maieutic.run.durable import room_for, size, sync, sync_tree
 from maieutic.run.tasksets import Tasksets
 from maieutic.sources import Sampled, recorded
 
+from maieutic.run.rounds import check_rounds, with_hints
 if TYPE_CHECKING:
+from maieutic.run.validation import check_metric
     from maieutic.backends.local import LocalBackend, Optimiser
+from maieutic.step_rewards import MonteCarlo, StepRewards
     from maieutic.backends.local.critic import Critic
     from maieutic.core.parts import Algorithm
     from maieutic.models.causal import CausalModel
@@ -82,8 +85,9 @@ def start_model(config: Config, tasksets: Tasksets, folder: Path) -> str:
 
 
 def _corpus(config: Config, tasksets: Tasksets) -> Iterator[str]:
-    """Questions and solutions of the tasks that are trained on; those of the evaluation are not read."""
-    for name in dict.fromkeys(stage.tasks for stage in config.stages):
+    """Questions and solutions of the tasks that are trained on, and hints; those of the evaluation are not read."""
+    yield from (stage.hint for stage in config.stages if stage.hint is not None)
+    for name in dict.fromkeys(t for stage in config.stages for t in (stage.tasks, stage.demonstrations) if t):
         tasks = tasksets[name]
         for i in range(min(len(tasks), CORPUS_TASKS)):
             task = tasks[i]
@@ -148,9 +152,25 @@ def make_stage_algorithm(stage: StageConfig) -> Algorithm:
 def _check_critic(stage: StageConfig, algorithm: Algorithm) -> None:
     wanted = "values" in algorithm.requires or bool(algorithm.asks & {"old_values", "final_values"})
     if wanted and stage.critic is None:
+    _check_optimiser(stage, algorithm)
+    check_rounds(stage, algorithm)
+    if stage.validation is not None:
+        check_metric(stage.validation)
         raise ConfigError(
             f"stage {stage.name!r}: {algorithm.name} learns with a critic, and the stage has none. Add a table "
             '[stages.critic] with kind = "head" (shares the policy\'s weights) or "separate" (a model of its own)'
+def _check_optimiser(stage: StageConfig, algorithm: Algorithm) -> None:
+    if algorithm.update.uses_optimiser:
+        return
+    given, plain = stage.optimiser.model_dump(), type(stage.optimiser)().model_dump()
+    idle = [f"{key} = {value!r}" for key, value in given.items() if value != plain[key]]
+    if idle:
+        raise ConfigError(
+            f"stage {stage.name!r}: got optimiser {', '.join(idle)}, which does nothing: {algorithm.name} finds the "
+            "length of each step itself. Leave it out, and say in `options` how far a step may go (max_kl = 0.01)"
+        )
+
+
         )
     if stage.critic is not None and not wanted:
         raise ConfigError(
@@ -182,7 +202,8 @@ def make_reward(stage: StageConfig, taskset: Taskset) -> Reward:
     parts: dict[str, Reward] = {}
     for name in stage.rewards:
         if name in known:
-            parts[name] = known[name]()
+            defaults = {"max_completion_length": stage.max_completion_length}
+            parts[name] = choose("reward", known, name, stage.reward_options.get(name, {}), defaults)
         elif ":" in name:
             share = stage.max_reward_failures
             budget = None if share is None else FailureBudget(share)
@@ -207,9 +228,29 @@ def make_source(config: Config, stage: StageConfig, algorithm: Algorithm, taskse
     roller = Roller(
         policy.sampler,
         policy.chat,
-        make_reward(stage, taskset),
+        with_steps(make_reward(stage, taskset), seed, stage, algorithm, taskset, policy),
         max_completion_length=stage.max_completion_length,
         temperature=stage.temperature,
+def with_steps(
+    reward: Reward, seed: str, stage: StageConfig, algorithm: Algorithm, taskset: Taskset, policy: Policy
+) -> Reward:
+    """The reward, with rewards of steps where the algorithm wants them of continuations by the policy."""
+    select = algorithm.select
+    if not select.continuations or select.labels is None:
+        return reward
+    estimate = MonteCarlo(
+        policy.sampler,
+        policy.chat,
+        taskset.verifier,
+        select.continuations,
+        max_completion_length=stage.max_completion_length,
+        temperature=stage.temperature,
+        tool=taskset.tool,
+        seed=seed,
+    )
+    return StepRewards(reward, taskset.verifier, select.labels.bind(policy.chat).steps, estimate)
+
+
         tool=taskset.tool,
         seed=seed,
     )
@@ -239,7 +280,9 @@ def describe(config: Config, tasksets: Tasksets) -> str:
         rows = stage.prompts * (stage.num_generations if algorithm.samples else algorithm.siblings)
         budget = stage.budget
         until = [f"{steps:,} steps"] if steps is not None else []
+        curriculum=None if stage.curriculum is None else Curriculum(**stage.curriculum.model_dump()),
         until += [f"until {budget.amount:,.15g} {budget.kind} are spent"] if budget is not None else []
+    return with_hints(source, roller, stage, algorithm)
         told = f"{algorithm.name} on {stage.tasks} ({len(taskset):,} tasks), {', '.join(until)}"
         lines.append(f"stage {stage.name}: {told}")
         lines.append(f"  {rows:,} rows a step: {_kind(algorithm)}")

@@ -4,6 +4,7 @@ runs/<name>/
   config.toml        the resolved config: everything that the run was told
   run.db             what happened (`store`)
   checkpoints/       where to go on from (`checkpoints`)
+  best/              the best evaluated models, of stages that keep them
   run.complete       the final summary (JSON); there when the run came to its end
   run.lock           which process is writing
   report.html        made by `maieutic train`, `demo` and `show`
@@ -83,6 +84,11 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         """What `Checkpoints` opens."""
         return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """What `Checkpoints` opens for the best evaluated model of each stage that keeps one."""
+        return self.path / "best"
 
     @property
     def report(self) -> Path:

@@ -19,15 +19,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 from maieutic.config import START, Config, StageConfig, read_config, write_toml
+from maieutic.environments.conditioned import as_trained
 from maieutic.errors import ConfigError, RunError
 from maieutic.evaluate import Evaluation, evaluate_sync
 from maieutic.run.budget import Spending, planned_steps
 from maieutic.run.build import (
+    check_labels,
     load_model,
     make_backend,
     make_stage_algorithm,
@@ -35,9 +38,10 @@ from maieutic.run.build import (
 )
 from maieutic.run.checkpoints import Checkpoint, Checkpoints
 from maieutic.run.directory import RunDirectory
-from maieutic.run.setup import set_up
+from maieutic.run.setup import Setup, set_up
 from maieutic.run.store import Store
 from maieutic.run.tasksets import Tasksets
+from maieutic.run.validation import Validation
 from maieutic.types import Step
 
 log = logging.getLogger(__name__)
@@ -84,6 +88,7 @@ class Runner:
     def __post_init__(self) -> None:
         self.tasksets = Tasksets(self.config)
         self.checkpoints = Checkpoints(self.directory.checkpoints, keep=self.config.keep_checkpoints)
+        self.best = Checkpoints(self.directory.best, keep=1)
         self.stop = threading.Event()
 
     def run(self) -> dict[str, Any]:
@@ -101,7 +106,8 @@ class Runner:
             self.store.check()
             newest = self._rewind(names)
             self._note_beginning(names, newest)
-            model = start_model(self.config, self.tasksets, self.directory.path / "start")
+            model = self.first = start_model(self.config, self.tasksets, self.directory.path / "start")
+            check_labels(self.config, model)
             begin = 0 if newest is None else names.index(newest.stage)
             if self.config.evaluation is not None and self.config.evaluation.at_start:
                 self._evaluate(START, 0, model)
@@ -156,7 +162,20 @@ class Runner:
         about = {"python": platform.python_version(), "machine": platform.machine(), **versions}
         self.store.write_event(stage, step, kind, message, about)
 
+    def _validation(self, stage: StageConfig) -> Validation:
+        return Validation(stage, self.store, self.best, partial(self._progress, stage.name))
+
+    def _progress(self, stage: str, name: str, done: int, total: int) -> None:
+        if self.stop.is_set():
+            raise Interrupted(
+                f"stopped while evaluating stage {stage!r} on {name!r}; go on with --run {self.directory.path} --resume"
+            )
+        self.watch.evaluating(stage, name, done, total)
+
     def _model_of(self, stage: StageConfig) -> str:
+        best = self._validation(stage).model()
+        if best is not None:
+            return str(best)
         checkpoint = self.checkpoints.latest(stage.name)
         if checkpoint is None:
             raise RunError(
@@ -169,40 +188,61 @@ class Runner:
         taskset = self.tasksets[stage.tasks]
         algorithm = make_stage_algorithm(stage)
         steps = planned_steps(stage, algorithm, len(taskset))
-        spending = Spending(stage, self.store, steps)
+        spending, validation = Spending(stage, self.store, steps), self._validation(stage)
         done = 0 if newest is None else newest.step
         self.watch.stage(stage.name, algorithm.name, done, steps)
-        if not spending.ended(done):
-            setup = set_up(self.config, stage, self.backend, model, taskset, algorithm, steps)
+        ended = spending.ended(done) or validation.flat()
+        if not ended or validation.owes(done):
+            setup = set_up(self.config, stage, self.backend, model, self.first, self.tasksets, algorithm, steps)
             if newest is not None:
                 setup.load(newest)
-            clock = time.perf_counter()
-            for made in setup.train(spending.steps, done):
-                step = spending.add(made)
-                seconds = time.perf_counter() - clock
-                self._store_step(stage, step, seconds, setup.source.state(), setup.source.samples)
-                self.watch.step(stage.name, step, seconds)
-                last, stopping = spending.ended(step.index + 1), self.stop.is_set()
-                # weights whose gradient is not finite must not push the last sound ones out
-                due = (step.index + 1) % stage.checkpoint_every == 0 and not step.metrics.get("optim/skipped")
-                if last or stopping or due:
-                    self.checkpoints.write(stage.name, step.index + 1, setup.save, setup.state())
-                if stopping:
-                    raise Interrupted(
-                        f"stopped after step {step.index + 1} of stage {stage.name!r}; everything is saved, "
-                        f"go on with --run {self.directory.path} --resume"
-                    )
-                if last:
-                    break
-                clock = time.perf_counter()
+            self._validate(stage, validation, setup, done)
+            if not (spending.ended(done) or validation.flat()):
+                self._steps(stage, setup, spending, validation, done)
         if stage.evaluate and self.config.evaluation is not None:
             self._evaluate(stage.name, self.store.last_step(stage.name) or 0, self._model_of(stage))
+
+    def _steps(self, stage: StageConfig, setup: Setup, spending: Spending, validation: Validation, done: int) -> None:
+        """The steps from `done` to the stage's end."""
+        clock = time.perf_counter()
+        for made in setup.train(spending.steps, done):
+            step = spending.add(made)
+            seconds = time.perf_counter() - clock
+            self._store_step(stage, step, seconds, setup.source.state(), setup.source.samples)
+            self.watch.step(stage.name, step, seconds)
+            done = step.index + 1
+            last, stopping = spending.ended(done), self.stop.is_set()
+            # weights whose gradient is not finite must not push the last sound ones out
+            due = done % stage.checkpoint_every == 0 and not step.metrics.get("optim/skipped")
+            if last or stopping or due or validation.due(done):
+                self.checkpoints.write(stage.name, done, setup.save, setup.state())
+            if stopping:
+                raise Interrupted(
+                    f"stopped after step {done} of stage {stage.name!r}; everything is saved, "
+                    f"go on with --run {self.directory.path} --resume"
+                )
+            self._validate(stage, validation, setup, done)
+            if last or validation.flat():
+                break
+            clock = time.perf_counter()
+
+    def _validate(self, stage: StageConfig, validation: Validation, setup: Setup, done: int) -> None:
+        """What the stage's validation has to do after so many steps, if anything."""
+        if stage.validation is None:
+            return
+        made = validation.after(done, setup, self.tasksets[stage.validation.tasks])
+        if made is not None:
+            self.watch.evaluated(stage.name, made.name, made)
+        if made is not None and validation.flat():
+            said = f"{stage.validation.metric} on {made.name} has stopped rising: the stage ends after {done} steps"
+            log.info("stage %r: %s", stage.name, said)
+            self.store.write_event(stage.name, done - 1, "flat", said)
 
     def _store_step(
         self, stage: StageConfig, step: Step, seconds: float, source: dict[str, Any], sampled: bool
     ) -> None:
         """All of a step in one transaction; of demonstrations only the ledger, for they are in the data already."""
-        ledger = [(group.id, group.task.id) for group in step.groups]
+        ledger = [(group.id, group.task.id) for group in step.groups if not group.hinted]
         kept = step if sampled else Step(step.index, (), (), None, step.metrics)
         self.store.write_step(stage.name, kept, ledger=ledger, seconds=seconds, source=source)
 
@@ -213,18 +253,10 @@ class Runner:
             if self.store.evaluation(stage, name) is not None:
                 continue
             loaded = load_model(self.config, model)
-
-            def progress(done: int, total: int, name: str = name) -> None:
-                if self.stop.is_set():
-                    raise Interrupted(
-                        f"stopped while evaluating stage {stage!r} on {name!r}; "
-                        f"go on with --run {self.directory.path} --resume"
-                    )
-                self.watch.evaluating(stage, name, done, total)
-
+            sampler, chat = as_trained(self.backend.sampler(loaded), loaded.chat, model)
             made = evaluate_sync(
-                self.backend.sampler(loaded),
-                loaded.chat,
+                sampler,
+                chat,
                 self.tasksets[name],
                 max_tokens=spec.max_completion_length,
                 samples=spec.samples,
@@ -232,7 +264,7 @@ class Runner:
                 limit=spec.limit and min(spec.limit, len(self.tasksets[name])),
                 seed=spec.seed,
                 name=name,
-                on_progress=progress,
+                on_progress=partial(self._progress, stage, name),
             )
             self.store.write_evaluation(stage, step, name, json.loads(made.to_json()))
             self.watch.evaluated(stage, name, made)

@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maieutic.config import Config, StageConfig
-from maieutic.core.cost import Meter, Metered, step_cost
-from maieutic.protocols import Policy, Scorer, Source, Taskset, Teacher
+from maieutic.core.cost import Meter, Metered, Spent, step_cost
+from maieutic.environments.conditioned import Conditioned, asked_with, read_inference, write_inference
+from maieutic.errors import ConfigError
+from maieutic.protocols import Policy, Scorer, Source, Teacher
 from maieutic.run.budget import optimiser_steps
 from maieutic.run.build import load_model, make_critic, make_optimiser, make_source
 from maieutic.run.checkpoints import Checkpoint
+from maieutic.run.rounds import give_demonstrations, restart_base
+from maieutic.run.tasksets import Tasksets
+from maieutic.steps import Labels
 from maieutic.train import train
 from maieutic.types import Step
 
@@ -36,6 +41,8 @@ class Setup:
     parameters: int = 0
     """Of the policy, embeddings left out: what the estimate of its cost goes by. The reference has as many."""
     teacher_parameters: int = 0
+    labels: Labels | None = None
+    """Of a policy that is to be asked with labels from here on; they go with its weights."""
 
     def train(self, steps: int, start: int) -> Iterator[Step]:
         """The loop over steps `start … steps − 1`, each with its cost among its metrics."""
@@ -48,8 +55,13 @@ class Setup:
         reference = metered(self.reference, self.parameters)
         teacher = metered(self.teacher, self.teacher_parameters)
         models = {"reference": reference, "teacher": teacher}
+        before = spent_beside(self.source)
         for step in train(self.source, policy, self.algorithm, steps=steps, start=start, **models):
-            cost = step_cost(step, self.source.samples, self.parameters, meter.read())
+            after = spent_beside(self.source)
+            cost = step_cost(
+                step, self.source.samples, self.parameters, meter.read(), beside=after.plus(before, times=-1)
+            )
+            before = after
             yield replace(step, metrics={**step.metrics, **cost})
 
     def state(self) -> dict[str, Any]:
@@ -59,6 +71,14 @@ class Setup:
     def save(self, folder: Path) -> None:
         """Write what is too large for JSON."""
         self.policy.learner.save(folder)
+        if self.labels is not None:
+            write_inference(self.labels, folder / "model")
+
+    def asked(self) -> Policy:
+        """The policy as its model is to be asked from here on."""
+        if self.labels is None or isinstance(self.policy.sampler, Conditioned):
+            return self.policy
+        return asked_with(self.policy, self.labels)
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint as if nothing had happened."""
@@ -67,23 +87,48 @@ class Setup:
         self.algorithm.restore(checkpoint.state.get("algorithm", []))
 
 
+def spent_beside(source: Source) -> Spent:
+    """What the source's reward has sampled for its own sake so far."""
+    reward = getattr(getattr(source, "roller", None), "reward", None)
+    return getattr(reward, "spent", Spent())
+
+
 def set_up(
     config: Config,
     stage: StageConfig,
     backend: LocalBackend,
     model: str,
-    taskset: Taskset,
+    first: str,
+    tasksets: Tasksets,
     algorithm: Algorithm,
     steps: int | None,
 ) -> Setup:
-    """A stage's setup at its beginning, from the model in the folder `model`; `steps` is None where nobody knows."""
+    """A stage's setup at its beginning, from the model in the folder `model`; `steps` is None where nobody knows.
+
+    `first` is the run's first model, to which a stage may restart.
+    """
     from maieutic.models.causal import parameter_count
 
-    loaded = load_model(config, model)
-    # taken before a checkpoint's weights are read: the reference is the model with which the stage began
-    reference = backend.reference(loaded) if "ref_logprobs" in algorithm.asks else None
+    base = restart_base(stage, model, first)
+    loaded = load_model(config, base)
     optimiser = make_optimiser(stage, optimiser_steps(steps, algorithm))
     critic = make_critic(config, stage, model)
     policy = backend.policy(loaded, optimiser, critic=critic, restart="restart" in algorithm.requires)
-    source = make_source(config, stage, algorithm, taskset, policy)
-    return Setup(algorithm, policy, source, reference, parameters=parameter_count(loaded.module))
+    if base != model:  # it restarts from the one, and begins with the other
+        policy.learner.reset(Path(model))
+    # taken before a checkpoint's weights are read: the reference is the model with which the stage began
+    reference = backend.reference(loaded) if "ref_logprobs" in algorithm.asks else None
+    algorithm = algorithm.bind(policy.chat)
+    asked = read_inference(model) if algorithm.samples else None
+    if asked is not None:  # a policy that was trained to be asked with labels goes on from there
+        if algorithm.select.labels not in (None, asked):
+            raise ConfigError(
+                f"stage {stage.name!r}: got {algorithm.select.labels}, and its model was trained to be asked with "
+                f"{asked}; expected the same labels and delimiter"
+            )
+        policy = asked_with(policy, asked)
+    source = make_source(config, stage, algorithm, tasksets[stage.tasks], policy)
+    if stage.demonstrations is not None:
+        give_demonstrations(algorithm, tasksets[stage.demonstrations], policy)
+    labels = algorithm.select.labels or asked
+    return Setup(algorithm, policy, source, reference, parameters=parameter_count(loaded.module), labels=labels)

@@ -222,11 +222,18 @@ class Store:
         with self._transaction(f"write an event at step {step}") as db:
             db.execute("INSERT INTO events(time, stage, step, kind, message, data) VALUES (?, ?, ?, ?, ?, ?)", row)
 
-    def write_evaluation(self, stage: str, step: int, name: str, result: Mapping[str, Any]) -> None:
-        """Write the result (JSON) of the evaluation `name` after a step, in place of an earlier one there."""
+    def write_evaluation(
+        self, stage: str, step: int, name: str, result: Mapping[str, Any], curves: Mapping[str, float] | None = None
+    ) -> None:
+        """Write the result (JSON) of the evaluation `name` after a step, in place of an earlier one there.
+
+        `curves`: metrics that go beside those of the step.
+        """
         row = (stage, name, step, time.time(), json.dumps(dict(result)))
+        metrics = [(stage, metric, step, float(value)) for metric, value in (curves or {}).items()]
         with self._transaction(f"write evaluation {name!r} at step {step}") as db:
             db.execute("INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?, ?)", row)
+            db.executemany("INSERT OR REPLACE INTO metrics VALUES (?, ?, ?, ?)", metrics)
 
     def rewind(self, stage: str, step: int, *, later: Sequence[str] = ()) -> None:
         """Forget all that the stage did after `step` (-1: all of it) and everything of the `later` stages."""
