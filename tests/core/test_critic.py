@@ -7,9 +7,12 @@ import math
 import pytest
 import torch
 
+from maieutic.algorithms import ppo
+from maieutic.annotate import values
+from maieutic.backends.toy import ToyChat, ToyCritic, ToyLearner, ToyModel
 from maieutic.core import credit, losses
 from maieutic.core.adaptive import KLController, adaptive_kl_in_reward
-from maieutic.core.critic import entropy_bonus, gae, value_loss, whitened_rewards
+from maieutic.core.critic import entropy_bonus, gae, value_loss, warmed_up, whitened_rewards
 from maieutic.core.measures import batch_measures
 from maieutic.core.parts import Algorithm
 from maieutic.core.select import everything
@@ -326,3 +329,56 @@ def test_explained_variance_by_hand():
     assert batch_measures(batch.with_(returns=torch.ones_like(batch.returns))) == {}  # nothing to explain
     # k3 at log-ratio .4: e^−.4 + .4 − 1 = .070320
     assert batch_measures(drifted(0.4)) == pytest.approx({"kl/reference": math.exp(-0.4) - 0.6})
+
+
+# ---- a warm-up
+
+
+def actor_and_critic(batches):
+    """A toy policy of two tokens with a critic, and PPO that warms it up for so many batches."""
+    chat = ToyChat(["a", "b"])
+    model = ToyModel(len(chat.words), 2, seed=1)
+    learner = ToyLearner(model, critic=ToyCritic(model))
+    return learner, ppo(beta=0.0, epochs=2, critic_warmup=batches)
+
+
+def written(learner):
+    """Two completions of two tokens, of which the second was right; credited as the critic sees them now."""
+    rollouts = [Rollout("t", (1, *c), (False, True, True), (0.0, -1.0, -1.0), Finish.STOP) for c in ((1, 0), (2, 0))]
+    batch = pack([Example(rollout, float(i), 0, i) for i, rollout in enumerate(rollouts)])
+    return batch.with_(old_logprobs=learner.logprobs(batch), **values(learner, batch))
+
+
+def test_in_a_warm_up_only_the_critic_learns():
+    learner, algorithm = actor_and_critic(2)
+    policy, critic = (learner.weights()[name] for name in ("table", "critic.table"))
+    moved = []
+    for _ in range(4):
+        before = policy.detach().clone(), critic.detach().clone()
+        metrics = algorithm.update(learner, algorithm.credit(written(learner)), algorithm)
+        moved.append([not torch.equal(a, b) for a, b in zip(before, (policy, critic), strict=True)])
+        assert ("policy/ratio" in metrics) is moved[-1][0]
+        assert "critic/error" in metrics
+    assert moved == [[False, True], [False, True], [True, True], [True, True]]
+    assert learner.version == 8  # two epochs a batch, as ever
+
+
+def test_a_warm_up_is_remembered():
+    learner, algorithm = actor_and_critic(2)
+    algorithm.update(learner, algorithm.credit(written(learner)), algorithm)
+    assert algorithm.state() == [{"batches": 1}]
+    _, resumed = actor_and_critic(2)
+    resumed.restore(algorithm.state())
+    policy = learner.weights()["table"].detach().clone()
+    for still in (True, False):
+        resumed.update(learner, resumed.credit(written(learner)), resumed)
+        assert torch.equal(learner.weights()["table"], policy) is still
+
+
+def test_no_warm_up_is_the_update_itself():
+    update = sgd(2)
+    assert warmed_up(update, value_loss(), 0) is update
+    assert warmed_up(update, 0 * value_loss(), 3) is update
+    assert warmed_up(update, value_loss(), 3).steps == update.steps
+    with pytest.raises(ValueError, match="batches=-1"):
+        warmed_up(update, value_loss(), -1)

@@ -67,6 +67,28 @@ def test_clipped_surrogate_table(advantage, ratio, objective, slope):
     assert gradient == pytest.approx([-slope * ratio])  # dρ/d(log π) = ρ
 
 
+@pytest.mark.parametrize(
+    ("advantage", "ratio", "value", "slope", "beyond"),
+    [
+        # c = 3: for A < 0 the loss is at most −c A. The slope is that of the loss in ρ.
+        (-1.0, 5.0, 3.0, 0.0, 1.0),
+        (-1.0, 2.9, 2.9, 1.0, 0.0),
+        (-2.0, 5.0, 6.0, 0.0, 1.0),
+        (-1.0, 0.5, 0.8, 0.0, 0.0),  # the lower clip is as it was
+        (1.0, 5.0, -1.2, 0.0, 0.0),  # and so is what is good
+    ],
+)
+def test_the_dual_clip_bounds_the_blame(advantage, ratio, value, slope, beyond):
+    """A7: one bad token that has become likelier cannot blow a step up."""
+    loss, now = losses.clipped_surrogate(0.2, dual_clip=3.0), -3.0 + math.log(ratio)
+    batch = batch_of(1, advantages=[advantage], old_logprobs=[-3.0])
+    found, gradient = value_and_gradient(loss, [now], batch)
+    assert found == pytest.approx([value])
+    assert gradient == pytest.approx([slope * ratio])  # dρ/d(log π) = ρ
+    _, watched = loss.terms(Outputs(torch.tensor([[0.0, now]], dtype=F64)), batch)
+    assert float(watched["clip_ratio/dual"][0, 1]) == beyond
+
+
 def test_at_the_clip_boundary_the_objective_is_the_bound():
     batch = batch_of(1, advantages=[1.0], old_logprobs=[-1.0])
     value, gradient = value_and_gradient(losses.clipped_surrogate(0.2), [-1.0 + math.log(1.2)], batch)
@@ -220,6 +242,8 @@ def test_an_estimator_that_is_none_is_refused_at_once():
 def test_impossible_clips_are_refused():
     with pytest.raises(ValueError, match=r"epsilon=1\.5"):
         losses.clipped_surrogate(1.5)
+    with pytest.raises(ValueError, match=r"dual_clip=1\.0"):
+        losses.clipped_surrogate(dual_clip=1.0)
 
 
 def test_the_sequence_ratio_is_the_geometric_mean():
