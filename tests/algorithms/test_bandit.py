@@ -17,9 +17,14 @@ import math
 import pytest
 import torch
 
+from maieutic.algorithms import trpo
+from maieutic.backends.toy import ToyChat, toy_policy
 from maieutic.core import credit, losses
 from maieutic.core.kl import k1, k2, k3
-from maieutic.types import Batch, Outputs
+from maieutic.rollout import Roller
+from maieutic.sources import Sampled
+from maieutic.train import train
+from maieutic.types import Batch, Message, Outputs, Score, Task
 
 REWARDS = torch.tensor([1.0, 0.5, 0.0, -1.0], dtype=torch.float64)
 REFERENCE = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
@@ -88,3 +93,21 @@ def test_the_two_regularised_optima_can_be_told_apart():
     # the largest gap, .033 at the best arm, is 33 times the tolerance of the tests above
     assert max(abs(a - b) for a, b in zip(REVERSE, FORWARD, strict=True)) > 0.03
     assert math.fsum(REVERSE) == pytest.approx(math.fsum(FORWARD), abs=1e-5)
+
+
+async def arm_rewards(task, rollouts):
+    """The reward of the arm that was drawn: words 1 to 4 of the chat are the arms."""
+    return [Score(float(REWARDS[rollout.tokens[-1] - 1]) if rollout.tokens[-1] else -2.0) for rollout in rollouts]
+
+
+def test_trust_region_steps_on_samples_end_at_the_best_arm():
+    """One prompt, 64 draws a step, no KL to any reference: each step is at most .05 nats, and they get there."""
+    chat = ToyChat(["a", "b", "c", "d"])
+    policy = toy_policy(chat, length=1, seed=3)
+    roller = Roller(policy.sampler, chat, arm_rewards, max_completion_length=1, seed=3)
+    source = Sampled([Task("bandit", (Message("user", "a"),))], roller, prompts=1, num_generations=64, seed=3)
+    row = trpo(max_kl=0.05, damping=1e-3, kl_share=1.0)
+    steps = list(train(source, policy, row, steps=60))
+    assert all(step.metrics["trpo/kl"] <= 1.5 * 0.05 for step in steps if step.metrics["trpo/accepted"])
+    logits = policy.learner.model.table.detach()[0, 0, chat.ids["a"]]
+    assert float(torch.softmax(logits, 0)[chat.ids["a"]]) > 0.99

@@ -17,7 +17,7 @@ from maieutic.protocols import LossTerms
 from maieutic.types import Batch, Outputs
 
 
-@dataclass
+@dataclass(repr=False)
 class KeptPolicy:
     """A policy as it was, kept at some tokens to compare others with; see `maieutic.protocols.Neighbourhood`.
 

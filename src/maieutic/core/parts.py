@@ -59,7 +59,7 @@ CAPABILITIES: Mapping[str, str] = {
     "`[stages.critic]` in the config",
     "restart": "a policy that keeps the weights it began with: `LocalBackend().policy(model, optimiser, restart=True)`",
     "trust_region": "a learner with Fisher-vector products: the local backend's, for a model whose attention can be "
-    "differentiated twice",
+    'differentiated twice (`load_causal(path, attention="eager")`)',
 }
 
 

@@ -146,7 +146,20 @@ def make_stage_algorithm(stage: StageConfig) -> Algorithm:
                 "demonstrations and samples nothing. Leave it out, or choose an algorithm that practises (grpo)"
             )
     _check_critic(stage, algorithm)
+    _check_optimiser(stage, algorithm)
     return algorithm
+
+
+def _check_optimiser(stage: StageConfig, algorithm: Algorithm) -> None:
+    if algorithm.update.uses_optimiser:
+        return
+    given, plain = stage.optimiser.model_dump(), type(stage.optimiser)().model_dump()
+    idle = [f"{key} = {value!r}" for key, value in given.items() if value != plain[key]]
+    if idle:
+        raise ConfigError(
+            f"stage {stage.name!r}: got optimiser {', '.join(idle)}, which does nothing: {algorithm.name} finds the "
+            "length of each step itself. Leave it out, and say in `options` how far a step may go (max_kl = 0.01)"
+        )
 
 
 def _check_critic(stage: StageConfig, algorithm: Algorithm) -> None:
