@@ -36,6 +36,7 @@ CLAIMS = {
     "dapo": [({}, Claims(clip=(0.2, 0.28)))],
     "gspo": [({}, Claims())],
     "cispo": [({}, Claims())],
+    **{name: [({}, Claims(rewards="pairs"))] for name in ("orpo", "dpo", "ipo", "simpo", "rpo")},
 }  # fmt: skip
 CASES = [
     pytest.param(name, options, claims, id=name + "".join(f"-{o}" for o in options))
