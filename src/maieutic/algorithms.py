@@ -28,6 +28,9 @@
     ipo         pairs            –                         ipo (a reference)                pair_mean         sgd
     simpo       pairs            –                         simpo                            pair_mean         sgd
     rpo         pairs            –                         dpo + α·chosen_nll               pair_mean         sgd
+    distil      demonstrations   –                         forward_kl (a teacher)           token_mean        sgd
+    gkd         mixed            –                         jensen_shannon (a teacher)       token_mean        sgd
+    on_policy_distillation  everything  reverse_kl_advantage  surrogate (a teacher)         token_mean        sgd
 
 `maieutic algorithms` prints it from the values themselves. A new algorithm is one function here; a coefficient of 0
 leaves its part out, and a model that only this part would have read is not asked for.
@@ -41,8 +44,8 @@ from typing import Any
 from torch import Tensor
 
 from maieutic.choose import choose
-from maieutic.core.adaptive import adaptive_kl_in_reward
 from maieutic.core import preference
+from maieutic.core.adaptive import adaptive_kl_in_reward
 from maieutic.core.conditioned import RULES, conditioned_on_reward
 from maieutic.core.corrections import CORRECTIONS, Correction, corrected
 from maieutic.core.credit import (
@@ -58,6 +61,7 @@ from maieutic.core.credit import (
     whitened,
 )
 from maieutic.core.critic import entropy_bonus, gae, value_loss, warmed_up
+from maieutic.core.distillation import DIVERGENCES, forward_kl, jensen_shannon, reverse_kl_advantage, watch_teacher
 from maieutic.core.kl import ESTIMATORS, k2, k3
 from maieutic.core.losses import (
     clipped_sequence_ratio,
@@ -71,8 +75,8 @@ from maieutic.core.losses import (
     surrogate,
 )
 from maieutic.core.pairs import Pairing, pairing
-from maieutic.core.parts import Algorithm, Credit
-from maieutic.core.select import demonstrations, everything, informative
+from maieutic.core.parts import Algorithm, Credit, Loss
+from maieutic.core.select import demonstrations, everything, informative, mixed
 from maieutic.core.self_training import correct_only
 from maieutic.core.trust_region import trust_region
 from maieutic.core.update import refit, sgd
@@ -320,42 +324,46 @@ def rpo(
     return Algorithm("rpo", pairing(pairs), none(), loss, pair_mean(), sgd(epochs, minibatches))
 
 
+def distil(
+    divergence: Callable[..., Loss] = forward_kl, temperature: float = 1.0, renormalise: bool = False,
+    nll_coef: float = 0.0,
+) -> Algorithm:  # fmt: skip
+    """Distillation at every token of what is shown (arXiv 1503.02531, which adds `nll_coef` of the likelihood too).
+    `temperature` is that of both softmaxes, on top of the rows' own, and asks for `renormalise`."""
+    loss = divergence(temperature=temperature, renormalise=renormalise) + nll_coef * nll()
+    return Algorithm("distil", demonstrations(), none(), loss, token_mean(), sgd())
+
+
+def gkd(lmbda: float = 0.5, beta: float = 0.5, scaled: bool = False) -> Algorithm:
+    """GKD (arXiv 2306.13649): a step's rows are the student's own with probability λ, else shown ones. λ and β as TRL
+    spells and orients them: β = 0 forward KL, 1 reverse KL, with a jump at both ends that `scaled` closes."""
+    return Algorithm("gkd", mixed(lmbda), none(), jensen_shannon(beta, scaled), token_mean(), sgd())
+
+
+def on_policy_distillation(
+    coef: float = 1.0, discount: float = 0.0, task_reward: bool = False, epochs: int = 1, minibatches: int = 1
+) -> Algorithm:
+    """On-policy distillation by policy gradient (Thinking Machines Lab, 2025): the teacher's log-prob of each token the
+    student wrote, minus the student's, is its advantage; `task_reward` adds that of the task among its siblings."""
+    give = (group_centered() if task_reward else none()) | reverse_kl_advantage(coef, discount, task_reward)
+    loss, update = surrogate() + watch_teacher(), sgd(epochs, minibatches)
+    return Algorithm("on_policy_distillation", everything(), give, loss, token_mean(), update)
+
+
 ALGORITHMS: Mapping[str, Callable[..., Algorithm]] = {
     f.__name__: f
     for f in (
-        sft,
-        rejection_sampling,
-        star,
-        rest_em,
-        expert_iteration,
-        rcrl,
-        reinforce,
-        rloo,
-        ppo,
-        trpo,
-        grpo,
-        dr_grpo,
-        dapo,
-        gspo,
-        cispo,
-        reinforce_plus_plus,
-        reinforce_plus_plus_baseline,
-        lite_ppo,
-        gdpo,
-        gspo_token,
-        sapo,
-        orpo,
-        dpo,
-        ipo,
-        simpo,
-        rpo,
+        sft, rejection_sampling, star, rest_em, expert_iteration, rcrl, reinforce, rloo, ppo, trpo, grpo, dr_grpo,
+        dapo, gspo, cispo, reinforce_plus_plus, reinforce_plus_plus_baseline, lite_ppo, gdpo, gspo_token, sapo, orpo,
+        dpo, ipo, simpo, rpo, distil, gkd, on_policy_distillation,
     )
-}
+}  # fmt: skip
 
 #: Options that a config gives by name: what they are called, and what the names stand for.
 NAMED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "kl": ("KL estimator", ESTIMATORS),
     "correction": ("correction", CORRECTIONS),
+    "divergence": ("divergence", DIVERGENCES),
 }
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from maieutic.core.parts import CAPABILITIES, Algorithm
+from maieutic.core.select import sampled_share
 from maieutic.errors import ConfigError
 from maieutic.protocols import Learner, Policy, Scorer, Source, Teacher
 from maieutic.types import PROVIDERS, Batch
@@ -91,6 +92,11 @@ def check(source: Source, policy: Policy, algorithm: Algorithm, fill: Mapping[st
         raise ConfigError(
             f"{algorithm.name} learns from what it is shown, and got a source that samples. Give it `Recorded(…)`, or "
             "choose an algorithm that judges what the policy wrote (rejection_sampling imitates what was right)"
+        )
+    if getattr(source, "share", 1.0) < 1.0 and sampled_share(algorithm.select) == 1.0:
+        raise ConfigError(
+            f"{algorithm.name} learns from what the policy writes alone, and got a source that mixes recorded rows in. "
+            "Give it `Sampled(tasks, roller, …)`, or choose an algorithm that asks nothing of a row (gkd)"
         )
     siblings = getattr(source, "num_generations", algorithm.siblings)
     if not algorithm.samples and siblings > algorithm.siblings:

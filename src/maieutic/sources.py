@@ -1,6 +1,7 @@
 """Sources: where groups come from.
 
-`Sampled` draws tasks and lets the policy attempt them; `Recorded` replays demonstrations, `RecordedPairs` preferences.
+`Sampled` draws tasks and lets the policy attempt them; `Recorded` replays demonstrations, `RecordedPairs` preferences;
+`Mixed` takes its steps from two others.
 All visit tasks in a seeded order that is a pure function of (seed, visit number), so their whole state is one number.
 Letters: `G` siblings.
 """
@@ -17,7 +18,7 @@ from typing import Any
 
 from maieutic.errors import ConfigError, DataError, RewardError
 from maieutic.loops import run_async
-from maieutic.protocols import Chat, Taskset, Tool
+from maieutic.protocols import Chat, Source, Taskset, Tool
 from maieutic.rollout import Roller, spans_of
 from maieutic.types import Finish, Group, Rollout, Score, Task
 
@@ -216,6 +217,46 @@ class RecordedPairs(Recorded):
 def recorded(siblings: int) -> type[Recorded]:
     """The source of what is shown, for an algorithm that learns from groups of so many."""
     return RecordedPairs if siblings > 1 else Recorded
+
+
+class Mixed:
+    """Steps of two sources: each step is the sampled one's with probability `share`, else the recorded one's.
+
+    Which one is a function of (seed, number of the step), so a resumed run draws the same. Groups are numbered anew, as
+    both sources count their own visits. `samples` speaks of the step that was drawn last.
+    """
+
+    def __init__(self, sampled: Source, recorded: Source, share: float, seed: int | str = 0) -> None:
+        if not 0.0 <= share <= 1.0:
+            raise ConfigError(f"Mixed: got share={share}; expected 0 (all recorded) to 1 (all sampled)")
+        self.sampled, self.recorded, self.share, self.seed = sampled, recorded, share, seed
+        self.steps = self.groups = 0
+        self.samples = True
+
+    @property
+    def roller(self) -> Any:
+        """The sampled source's."""
+        return getattr(self.sampled, "roller", None)
+
+    def next(self) -> list[Group]:
+        """The groups of one step of either."""
+        self.samples = random.Random(f"{self.seed}/mixed/{self.steps}").random() < self.share
+        drawn = (self.sampled if self.samples else self.recorded).next()
+        groups = [replace(group, id=self.groups + number) for number, group in enumerate(drawn)]
+        self.steps += 1
+        self.groups += len(groups)
+        return groups
+
+    def state(self) -> dict[str, Any]:
+        """How many steps and groups there were, and where both sources are."""
+        both = {"sampled": self.sampled.state(), "recorded": self.recorded.state()}
+        return {"steps": self.steps, "groups": self.groups, **both}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on after these."""
+        self.steps, self.groups = int(state["steps"]), int(state["groups"])
+        self.sampled.restore(state["sampled"])
+        self.recorded.restore(state["recorded"])
 
 
 def solution_of(task: Task) -> str:

@@ -20,11 +20,14 @@ import torch
 
 from maieutic.algorithms import (
     dapo,
+    distil,
     dpo,
     dr_grpo,
     expert_iteration,
+    gkd,
     grpo,
     ipo,
+    on_policy_distillation,
     orpo,
     rcrl,
     reinforce,
@@ -32,12 +35,15 @@ from maieutic.algorithms import (
     rest_em,
     rloo,
     rpo,
+    sft,
     simpo,
     star,
     trpo,
 )
+from maieutic.annotate import top
 from maieutic.backends.toy import STOP, ToyChat, ToyModel, ToyScorer, enumerate_completions
 from maieutic.core import credit, losses, select, update, weights
+from maieutic.core.distillation import kl_to_teacher, reverse_kl_advantage
 from maieutic.core.parts import Algorithm, needs
 from maieutic.core.parts import credit as credit_factory
 from maieutic.core.self_training import correct_only
@@ -77,8 +83,10 @@ def batch_of(completions, rewards=None, groups=None):
     return batch.with_(**{n: getattr(batch, n).double() for n in ("sampler_logprobs", "rewards", "token_rewards")})
 
 
-def objective(model, batch, algorithm, reference=None):
+def objective(model, batch, algorithm, reference=None, teacher=None):
     """sum(weights * loss) of one batch at a first step, with gradient."""
+    if teacher is not None:
+        batch = batch.with_(teacher_logprobs=teacher.logprobs(batch), **top(teacher, batch))
     outputs = model.outputs(batch)
     batch = batch.with_(old_logprobs=outputs.logprobs.detach())
     if reference is not None:
@@ -102,13 +110,13 @@ def exact(model):
     return gradient(model, (probabilities(model) * torch.tensor(list(REWARDS.values()), dtype=torch.float64)).sum())
 
 
-def expected(model, algorithm, size, reference=None):
+def expected(model, algorithm, size, reference=None, teacher=None):
     """E[∇ sum(weights * loss)] over every group of `size` independent completions."""
     chances = dict(zip(COMPLETIONS, probabilities(model).tolist(), strict=True))
     total = torch.zeros((), dtype=torch.float64)
     for group in itertools.product(COMPLETIONS, repeat=size):
         chance = math.prod(chances[c] for c in group)
-        total = total + chance * objective(model, batch_of(list(group)), algorithm, reference)
+        total = total + chance * objective(model, batch_of(list(group)), algorithm, reference, teacher)
     return gradient(model, total)
 
 
@@ -214,8 +222,73 @@ LEVEL = [(1, 0), (2, 1), (1, 2), (2, 2)]
 EQUAL = [(1, 0), (1, 0), (1, 0), (1, 0)]
 
 
-def one(model, algorithm, completions, groups=None):
-    return gradient(model, objective(model, batch_of(completions, groups=groups), algorithm))
+def one(model, algorithm, completions, groups=None, teacher=None):
+    return gradient(model, objective(model, batch_of(completions, groups=groups), algorithm, teacher=teacher))
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    guide = ToyModel(3, LENGTH, seed=9, dtype=torch.float64)
+    guide.table.data *= 8
+    return ToyScorer(guide)
+
+
+def teacher_kl(model, teacher):
+    """KL(π ‖ teacher) of whole completions, with gradient."""
+    batch = batch_of(COMPLETIONS)
+    logprobs = model.outputs(batch).logprobs.sum(1)
+    return (logprobs.exp() * (logprobs - teacher.logprobs(batch).sum(1))).sum()
+
+
+def token_kls(model, teacher):
+    """Σ_c π(c) Σ_t KL(π(·|c_<t) ‖ teacher(·|c_<t)), with gradient through the KL of each token alone."""
+    batch = batch_of(COMPLETIONS)
+    q = torch.log_softmax(model.logits(batch), -1)
+    ids, logprobs = teacher.top(batch)
+    p = torch.zeros_like(q).scatter(-1, ids, logprobs)
+    kl = torch.where(batch.mask, (q.exp() * (q - p)).sum(-1), 0.0).sum(1)
+    return (probabilities(model).detach() * kl).sum()
+
+
+def test_on_policy_distillation_follows_the_reverse_kl(model, teacher):
+    """Discount 1: that of whole completions. Discount 0: that of each token, given how those before it came about."""
+    assert float(teacher_kl(model, teacher).detach()) > 0.1
+    # the chain rule: the KL of completions is the sum of those of tokens (their gradients differ by the way there)
+    torch.testing.assert_close(teacher_kl(model, teacher), token_kls(model, teacher))
+    whole, single = (build(reverse_kl_advantage(0.5, discount)) for discount in (1.0, 0.0))
+    assert_equal(expected(model, whole, 1, teacher=teacher), 0.5 * gradient(model, teacher_kl(model, teacher)))
+    assert_equal(expected(model, single, 1, teacher=teacher), 0.5 * gradient(model, token_kls(model, teacher)))
+    apart = gradient(model, teacher_kl(model, teacher)) - gradient(model, token_kls(model, teacher))
+    assert float(apart.norm()) > 0.01
+    row = build(reverse_kl_advantage(), weigh=weights.token_mean())
+    assert_equal(one(model, on_policy_distillation(), MIXED, teacher=teacher), one(model, row, MIXED, teacher=teacher))
+
+
+def test_on_policy_distillation_beside_the_task_adds_both(model, teacher):
+    both = one(model, on_policy_distillation(0.3, task_reward=True), MIXED, teacher=teacher)
+    apart = [one(model, on_policy_distillation(0.3), MIXED, teacher=teacher)]
+    apart += [one(model, build(credit.group_centered(), weigh=weights.token_mean()), MIXED)]
+    assert_equal(both, sum(apart))
+
+
+def test_the_whole_reverse_kl_has_the_gradient_of_its_samples(model, teacher):
+    """GKD at β = 1 on its own samples: the expectation of policy gradient with the teacher's log-probs."""
+    gkd_row = gkd(lmbda=1.0, beta=1.0)
+    found = expected(model, build(credit.none(), gkd_row.loss), 1, teacher=teacher)
+    assert_equal(found, gradient(model, token_kls(model, teacher)))
+    assert_equal(found, expected(model, build(credit.none(), kl_to_teacher()), 1, teacher=teacher))
+
+
+def test_distillation_at_beta_0_is_the_likelihood_under_the_teacher(model, teacher):
+    """distil: −Σ p log q up to a constant, so with a teacher of one mind it is sft on what the teacher would write."""
+    sure = ToyModel(3, LENGTH, dtype=torch.float64)
+    sure.table.data = torch.zeros_like(sure.table)
+    sure.table.data[..., 2] = 60.0  # always writes 2
+    found = one(model, distil(), [(2, 2)], teacher=ToyScorer(sure))
+    assert_equal(found, one(model, sft(), [(2, 2)]))
+    assert_equal(
+        one(model, distil(), MIXED, teacher=teacher), one(model, gkd(lmbda=0.5, beta=0.0), MIXED, teacher=teacher)
+    )
 
 
 @pytest.mark.parametrize("completions", [MIXED, LEVEL], ids=["mixed", "level"])

@@ -20,10 +20,11 @@ import torch
 
 from maieutic.algorithms import ALGORITHMS, make_algorithm
 from maieutic.backends.toy import ToyChat, ToyCritic, ToyLearner, ToyModel, ToySampler, ToyScorer, ToySums
+from maieutic.core.select import sampled_share
 from maieutic.environments.conditioned import asked_with
 from maieutic.protocols import Policy
 from maieutic.rollout import Roller
-from maieutic.sources import Recorded, Sampled
+from maieutic.sources import Mixed, Recorded, Sampled
 from maieutic.train import train
 from maieutic.types import Score
 
@@ -55,6 +56,8 @@ VARIANTS = {
     # the mean reward tells more completions apart than right and wrong does, of which few are right at first
     **{name: (name, {"pairs": "best_vs_worst", "epochs": 2}) for name in ("orpo", "dpo", "ipo", "simpo", "rpo")},
     "dpo_of_every_pair": ("dpo", {"pairs": {"mode": "all", "cap": 3}, "minibatches": 2}),
+    "distil_reverse_kl_temperature": ("distil", {"divergence": "reverse_kl", "temperature": 2.0, "renormalise": True}),
+    "on_policy_distillation_task": ("on_policy_distillation", {"task_reward": True, "discount": 0.5, "coef": 0.1}),
     "grpo_ratio_to_reference": ("grpo", {"ratio_anchor": "ref", "scale": "none", "beta": 0.1}),
 }
 CASES = {**{name: (name, {}) for name in ALGORITHMS}, **VARIANTS}
@@ -85,17 +88,21 @@ def curve(name):
     learner = ToyLearner(model, learning_rate=0.2, critic=critic)
     policy = Policy(learner, ToySampler(model, lambda: learner.version), chat)
     reference = ToyScorer(model)
+    guide = ToyModel(len(chat.words), length=3, buckets=32, seed=12, dtype=torch.float64)
+    guide.table.data *= 10  # a random teacher, with opinions
+    teacher = ToyScorer(guide, top_k=4)
     if algorithm.select.labels:
         algorithm, policy = algorithm.bind(chat), asked_with(policy, algorithm.select.labels)
     if algorithm.samples:
         roller = Roller(policy.sampler, policy.chat, digits, max_completion_length=3, temperature=0.9, seed=11)
         until = algorithm.select.keeps
         source = Sampled(tasks, roller, prompts=6, num_generations=6, seed=11, until=until, max_refill=1)
-    else:
-        source = Recorded(tasks, chat, batch=6, seed=11)
+    if (share := sampled_share(algorithm.select)) < 1:
+        shown = Recorded(tasks, chat, batch=6, seed=11)
+        source = Mixed(source, shown, share, seed=11) if share else shown
     parts = [algorithm.select, algorithm.credit, algorithm.loss, algorithm.weigh, algorithm.update]
     rows = []
-    for step in train(source, policy, algorithm, steps=STEPS, reference=reference):
+    for step in train(source, policy, algorithm, steps=STEPS, reference=reference, teacher=teacher):
         rows.append([step.metrics.get(column, 0.0) for column in COLUMNS])  # a skipped step has no loss
     return " · ".join(map(str, parts)), rows
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from maieutic.core.parts import select, shown
+from maieutic.core.parts import Select, select, shown
 from maieutic.types import Example, Finish, Group
 
 
@@ -47,6 +47,28 @@ def everything(skip_truncated: bool = False) -> Callable[[Sequence[Group]], list
     """Every scorable rollout. `skip_truncated` leaves out those that the length limit cut (they still count in the
     log): a cut answer is not a wrong one, but a policy that is never blamed for length may drift to it."""
     return lambda groups: _single(row for group in groups for row in _rows(group, skip_truncated))
+
+
+@select
+def mixed(share: float = 0.5) -> Callable[[Sequence[Group]], list[Example]]:
+    """Every scorable rollout, of steps of which a `share` is sampled by the policy and the rest shown to it.
+
+    For losses that ask neither who wrote a row nor how good it is (GKD's λ, arXiv 2306.13649). 1: all sampled; 0: all
+    shown. The source decides step by step (`maieutic.sources.Mixed`). Raises ValueError for a share outside [0, 1].
+    """
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"mixed: got share={share}; expected 0 (all shown) to 1 (all sampled)")
+
+    def select_both(groups: Sequence[Group]) -> list[Example]:
+        return _single(row for group in groups for row in _rows(group, skip_truncated=False))
+
+    select_both.sampled = share  # type: ignore[attr-defined]
+    return select_both if share else shown(select_both)
+
+
+def sampled_share(chosen: Select) -> float:
+    """The share of steps whose rows the policy is to sample: 1 for most algorithms, 0 where all are shown to it."""
+    return getattr(chosen.function, "sampled", 0.0 if chosen.shown else 1.0)
 
 
 @select
