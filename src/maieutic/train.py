@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from maieutic.annotate import Filler, annotate, check, fillers
-from maieutic.core.measures import batch_measures, group_measures, row_measures
+from maieutic.core.measures import batch_measures, group_measures, memory_measures, row_measures
 from maieutic.core.parts import Algorithm
 from maieutic.pack import pack
 from maieutic.protocols import Policy, Scorer, Source, Teacher
@@ -45,6 +45,7 @@ def _loop(
             yield Step(index, groups, (), None, {**measures, "train/skipped": 1.0})
             continue
         batch = annotate(pack(examples), algorithm.asks, fill)
+        measures |= memory_measures(algorithm)  # as they are for this batch: credit may change them
         batch = algorithm.credit(batch)
         measures |= batch_measures(batch)
         metrics = algorithm.update(policy.learner, batch, algorithm)

@@ -13,7 +13,7 @@ from maieutic.backends.toy import ToyChat, ToyCritic, ToyLearner, ToyModel
 from maieutic.core import credit, losses
 from maieutic.core.adaptive import KLController, adaptive_kl_in_reward
 from maieutic.core.critic import entropy_bonus, gae, value_loss, warmed_up, whitened_rewards
-from maieutic.core.measures import batch_measures
+from maieutic.core.measures import batch_measures, memory_measures
 from maieutic.core.parts import Algorithm
 from maieutic.core.select import everything
 from maieutic.core.update import sgd
@@ -300,6 +300,7 @@ def test_a_batch_is_charged_the_coefficient_that_was_there_before_it():
     assert second.token_rewards[1].tolist() == pytest.approx([0, -0.0416, 0])
     (memory,) = adaptive.memory
     assert memory.state() == {"beta": pytest.approx(0.1 * 1.04**2)}
+    assert memory_measures(adaptive_algorithm()) == {"kl/beta": 0.1}
 
 
 def adaptive_algorithm():

@@ -84,8 +84,9 @@ def test_a_run_with_a_critic_learns_and_resumes_to_the_bit(tmp_path: Path, kind:
 
     assert files(whole, 3).keys() == {"model.safetensors", "learner.safetensors"}
     assert files(whole, 3) == files(killed, 3)
-    for name in ("critic/value", "critic/explained_variance", "kl/reference", "loss"):
+    for name in ("critic/value", "critic/explained_variance", "kl/reference", "kl/beta", "loss"):
         assert metrics(whole, name) == metrics(killed, name)
+    assert metrics(whole, "kl/beta")[0] == 0.05
     assert len(metrics(whole, "critic/value")) == 3
 
     last = json.loads((whole / "checkpoints/ppo/step-000003/checkpoint.json").read_text())

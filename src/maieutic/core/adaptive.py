@@ -38,6 +38,11 @@ class KLController:
                 "(a β of 0 would stay 0; for no penalty take kl_in_reward(0))"
             )
 
+    @property
+    def watched(self) -> dict[str, float]:
+        """For the log."""
+        return {"kl/beta": self.beta}
+
     def follow(self, kl: float, rows: int) -> None:
         """Adapt β to the KL that was measured on so many rows."""
         surprise = min(max(kl / self.target - 1.0, -SURPRISE), SURPRISE)
@@ -61,8 +66,8 @@ def adaptive_kl_in_reward(beta: float = 0.2, target: float = 6.0, horizon: float
     that was there before it; then β follows, `horizon` counting rows: with 10 000 and 256 rows a batch it moves by half
     a per cent a batch at most. The defaults are those of TRL's former PPO trainer.
 
-    β is remembered: it is saved with a run's checkpoints and restored. An algorithm that is used for two runs at once
-    would share it; make one for each.
+    β is logged as `kl/beta`, and remembered: it is saved with a run's checkpoints and restored. An algorithm that is
+    used for two runs at once would share it; make one for each.
     """
     controller = KLController(beta, target, horizon)
 

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Sequence
 
 from maieutic.core.kl import k3
+from maieutic.core.parts import Algorithm
 from maieutic.types import Batch, Example, Finish, Group
 
 
@@ -61,6 +62,12 @@ def row_measures(groups: Sequence[Group], examples: Sequence[Example]) -> dict[s
     tasks = learned | {group.task.id for group in groups}
     coverage = {"rows/coverage": len(learned) / len(tasks)} if tasks else {}
     return {"rows/count": float(len(examples)), **coverage}
+
+
+def memory_measures(algorithm: Algorithm) -> dict[str, float]:
+    """What an algorithm's memories show of themselves (`watched`): a KL coefficient that adapts, `kl/beta`."""
+    memories = [memory for part in algorithm.parts for memory in part.memory]
+    return {name: value for memory in memories for name, value in getattr(memory, "watched", {}).items()}
 
 
 def batch_measures(batch: Batch) -> dict[str, float]:
