@@ -9,6 +9,7 @@ Letters: `G` siblings.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+from maieutic.curriculum import Curriculum
 from maieutic.errors import ConfigError, DataError, RewardError
 from maieutic.loops import run_async
 from maieutic.protocols import Chat, Source, Taskset, Tool
@@ -42,10 +44,14 @@ class Order:
 
 
 class CheckRewards:
-    """Called with the groups of each step: raises DataError or RewardError after `MAX_EMPTY_STEPS` without a reward."""
+    """Called with the groups of each step: raises DataError or RewardError after `MAX_EMPTY_STEPS` without a reward.
+
+    `warned`: whether the user has been told that too few groups are of use.
+    """
 
     def __init__(self) -> None:
         self.empty_steps = 0
+        self.warned = False
 
     def __call__(self, groups: Sequence[Group]) -> None:
         self.empty_steps = 0 if any(group.rewards for group in groups) else self.empty_steps + 1
@@ -66,7 +72,7 @@ class Sampled:
     `until` (dynamic sampling, DAPO, arXiv 2503.14476, §3.2): groups of which it says False do not count, and more
     tasks are drawn in their place, in at most `max_refill` further rounds; after that the step makes do with fewer,
     with one warning. Every group drawn is returned, those that do not count too: they belong in the log, and `select`
-    leaves them out.
+    leaves them out. `curriculum` passes over tasks that were too easy or too hard when they were last seen.
     """
 
     samples = True
@@ -81,6 +87,7 @@ class Sampled:
         seed: int | str = 0,
         until: Callable[[Group], bool] | None = None,
         max_refill: int = 4,
+        curriculum: Curriculum | None = None,
     ) -> None:
         if prompts < 1 or num_generations < 1:
             raise ConfigError(
@@ -88,10 +95,9 @@ class Sampled:
             )
         self.tasks, self.roller = tasks, roller
         self.prompts, self.num_generations = prompts, num_generations
-        self.until, self.max_refill = until, max_refill
+        self.until, self.max_refill, self.curriculum = until, max_refill, curriculum
         self.order = Order(len(tasks), seed)
         self.visits = 0
-        self._warned = False
         self._check = CheckRewards()
 
     def next(self) -> list[Group]:
@@ -103,36 +109,48 @@ class Sampled:
         drawn: list[Group] = []
         visits, missing = self.visits, self.prompts
         for _ in range(1 + (self.max_refill if self.until else 0)):
-            groups = run_async(self._draw(visits, missing))
-            visits += missing
+            turns = self._turns(visits, missing)
+            groups = run_async(self._draw(turns))
+            visits = turns[-1] + 1
             drawn += groups
             missing -= sum(self.until is None or self.until(g) for g in groups)
             if not missing:
                 break
         else:
             log.log(
-                logging.INFO if self._warned else logging.WARNING,
+                logging.INFO if self._check.warned else logging.WARNING,
                 "%d of %d prompts gave no usable group after %d refills (their rewards are all equal): the tasks are "
                 "too easy or too hard for this policy; raise num_generations or max_refill, or change the tasks",
                 missing, self.prompts, self.max_refill,
             )  # fmt: skip
-            self._warned = True
+            self._check.warned = True
         self._check(drawn)
         self.visits = visits
+        if self.curriculum is not None:
+            self.curriculum.see(drawn, self.order.size)
         return drawn
 
-    async def _draw(self, first: int, count: int) -> list[Group]:
-        visits = range(first, first + count)
+    def _turns(self, first: int, count: int) -> list[int]:
+        """The next `count` visits from `first` on whose tasks are worth sampling."""
+        if self.curriculum is None:
+            return list(range(first, first + count))
+        kept = (v for v in itertools.count(first) if self.curriculum.keeps(self.tasks[self.order[v]].id, v))
+        return list(itertools.islice(kept, count))
+
+    async def _draw(self, visits: Sequence[int]) -> list[Group]:
         work = [self.roller.group(self.tasks[self.order[v]], self.num_generations, v) for v in visits]
         return list(await asyncio.gather(*work))
 
     def state(self) -> dict[str, Any]:
-        """How many tasks have been drawn."""
-        return {"visits": self.visits}
+        """How many tasks have been drawn or passed over, and what the curriculum knows."""
+        known = {} if self.curriculum is None else {"curriculum": self.curriculum.state()}
+        return {"visits": self.visits, **known}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on after that many tasks."""
         self.visits = int(state["visits"])
+        if self.curriculum is not None and "curriculum" in state:
+            self.curriculum.restore(state["curriculum"])
 
 
 class Recorded:

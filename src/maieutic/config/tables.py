@@ -36,6 +36,11 @@ class SmallConfig(Strict):
         default_factory=list, description="tokens beside those of the text: labels, for example"
     )
 
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What goes to `SmallModel`; the rest is about the tokenizer."""
+        return self.model_dump(exclude={"tokenizer", "min_count", "vocabulary_size", "extra_words"})
+
 
 class LoraConfig(Strict):
     """A low-rank adapter; see `maieutic.models.lora`. Its dropout is 0, as every dropout of a run is."""
@@ -151,11 +156,6 @@ class BudgetConfig(Strict):
         return float(getattr(self, self.kind))
 
 
-class StageConfig(Strict):
-    """One algorithm on one taskset."""
-
-    name: str = ""
-    algorithm: str
 class ValidationConfig(Strict):
     """What is measured every few steps of a stage, on tasks of its own, and what follows from it."""
 
@@ -193,6 +193,11 @@ class CurriculumConfig(Strict):
         return self
 
 
+class StageConfig(Strict):
+    """One algorithm on one taskset."""
+
+    name: str = ""
+    algorithm: str
     options: dict[str, Any] = Field(default_factory=dict, description="hyper-parameters of the algorithm")
     tasks: str = "train"
     steps: int | None = Field(None, ge=1)
@@ -203,8 +208,12 @@ class CurriculumConfig(Strict):
     max_completion_length: int = Field(256, ge=1)
     temperature: float = Field(1.0, gt=0)
     max_refill: int = Field(4, ge=0, description="rounds of drawing again for groups that carry no signal")
+    curriculum: CurriculumConfig | None = Field(None, description="pass over tasks that are too easy or too hard")
     rewards: dict[str, float] = Field(
         default_factory=lambda: {"answer": 1.0}, description="name or file.py:function → weight"
+    )
+    reward_options: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="name of a reward → its options, as { soft_overlong = { cache = 64 } }"
     )
     reward_timeout_seconds: float | None = Field(None, gt=0, description="default: the function's own, or 10")
     max_reward_failures: float | None = Field(
@@ -212,7 +221,11 @@ class CurriculumConfig(Strict):
     )
     optimiser: OptimiserConfig = OptimiserConfig()  # type: ignore[call-arg]
     critic: CriticConfig | None = None
+    restart_from: str = Field("stage", description="what rounds begin with: the stage's model, start, or a path")
+    demonstrations: str | None = Field(None, description="tasks whose solutions are learned beside what is found")
+    hint: str | None = Field(None, description="a text with {question} and {answer}, for tasks that failed")
     checkpoint_every: int = Field(20, ge=1, description="steps")
+    validation: ValidationConfig | None = None
     evaluate: bool = True
 
     @model_validator(mode="after")
@@ -221,11 +234,7 @@ class CurriculumConfig(Strict):
             raise ValueError("expected exactly one of `steps`, `epochs` and `budget`")
         return self
 
-    restart_from: str = Field("stage", description="what rounds begin with: the stage's model, start, or a path")
-    demonstrations: str | None = Field(None, description="tasks whose solutions are learned beside what is found")
-    hint: str | None = Field(None, description="a text with {question} and {answer}, for tasks that failed")
     def step_count(self, tasks: int) -> int:
-    validation: ValidationConfig | None = None
         """Steps of this stage over a taskset of that many tasks; of one with a budget, see `run.budget`."""
         if self.steps is not None:
             return self.steps
@@ -296,12 +305,12 @@ class Config(Strict):
     def _tasks_exist(self) -> Config:
         wanted = [s.tasks for s in self.stages] + (self.evaluation.names if self.evaluation else [])
         wanted += [name for t in self.tasks.values() for name in t.mixture or {}]
+        wanted += [s.demonstrations for s in self.stages if s.demonstrations is not None]
+        wanted += [s.validation.tasks for s in self.stages if s.validation is not None]
         for name in wanted:
             if name not in self.tasks:
                 raise ValueError(str(UnknownName("tasks", name, self.tasks)) + f" Add a table [tasks.{name}].")
         return self
-        wanted += [s.demonstrations for s in self.stages if s.demonstrations is not None]
-        wanted += [s.validation.tasks for s in self.stages if s.validation is not None]
 
     @model_validator(mode="after")
     def _validation_apart(self) -> Config:

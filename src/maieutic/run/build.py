@@ -10,23 +10,26 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from maieutic.choose import choose
 from maieutic.config import Config, StageConfig
+from maieutic.curriculum import Curriculum
 from maieutic.errors import ConfigError, UnknownName
 from maieutic.protocols import Policy, Reward, Source, Taskset
 from maieutic.rewards.compose import answer_reward, weighted
 from maieutic.rewards.format import think_format
 from maieutic.rewards.lift import FailureBudget, load_reward
+from maieutic.rewards.shaping import SHAPING
 from maieutic.rollout import Roller
 from maieutic.run.budget import planned_steps
 from maieutic.run.durable import room_for, size, sync, sync_tree
-from maieutic.run.tasksets import Tasksets
-from maieutic.sources import Sampled, recorded
-
 from maieutic.run.rounds import check_rounds, with_hints
-if TYPE_CHECKING:
+from maieutic.run.tasksets import Tasksets
 from maieutic.run.validation import check_metric
-    from maieutic.backends.local import LocalBackend, Optimiser
+from maieutic.sources import Sampled, recorded
 from maieutic.step_rewards import MonteCarlo, StepRewards
+
+if TYPE_CHECKING:
+    from maieutic.backends.local import LocalBackend, Optimiser
     from maieutic.backends.local.critic import Critic
     from maieutic.core.parts import Algorithm
     from maieutic.models.causal import CausalModel
@@ -37,7 +40,9 @@ SAMPLING_KEYS = (
     "max_completion_length",
     "temperature",
     "max_refill",
+    "curriculum",
     "rewards",
+    "reward_options",
     "reward_timeout_seconds",
     "max_reward_failures",
 )
@@ -65,17 +70,17 @@ def start_model(config: Config, tasksets: Tasksets, folder: Path) -> str:
         from maieutic.models.small import SmallModel, build_small
 
         spec = config.model.small
-        shape = spec.model_dump(exclude={"tokenizer", "min_count", "vocabulary_size"})
         temporary = folder.with_name(f".tmp-{folder.name}")
         shutil.rmtree(temporary, ignore_errors=True)
         with room_for(folder, lambda: size(temporary)):
             build_small(
                 temporary,
-                SmallModel(**shape),
+                SmallModel(**spec.shape),
                 _corpus(config, tasksets),
                 tokenizer=spec.tokenizer,
                 min_count=spec.min_count,
                 vocabulary_size=spec.vocabulary_size,
+                extra_words=spec.extra_words,
                 seed=config.seed,
             )
             sync_tree(temporary)
@@ -128,7 +133,8 @@ def make_stage_algorithm(stage: StageConfig) -> Algorithm:
     """The stage's algorithm, checked against the stage: a comparison of siblings needs at least two."""
     from maieutic.algorithms import make_algorithm
 
-    algorithm = make_algorithm(stage.algorithm, stage.options, max_completion_length=stage.max_completion_length)
+    known = {"max_completion_length": stage.max_completion_length, "reward_weights": stage.rewards}
+    algorithm = make_algorithm(stage.algorithm, stage.options, **known)
     least = algorithm.siblings
     if algorithm.samples and stage.num_generations < least:
         raise ConfigError(
@@ -147,6 +153,9 @@ def make_stage_algorithm(stage: StageConfig) -> Algorithm:
             )
     _check_critic(stage, algorithm)
     _check_optimiser(stage, algorithm)
+    check_rounds(stage, algorithm)
+    if stage.validation is not None:
+        check_metric(stage.validation)
     return algorithm
 
 
@@ -165,25 +174,9 @@ def _check_optimiser(stage: StageConfig, algorithm: Algorithm) -> None:
 def _check_critic(stage: StageConfig, algorithm: Algorithm) -> None:
     wanted = "values" in algorithm.requires or bool(algorithm.asks & {"old_values", "final_values"})
     if wanted and stage.critic is None:
-    _check_optimiser(stage, algorithm)
-    check_rounds(stage, algorithm)
-    if stage.validation is not None:
-        check_metric(stage.validation)
         raise ConfigError(
             f"stage {stage.name!r}: {algorithm.name} learns with a critic, and the stage has none. Add a table "
             '[stages.critic] with kind = "head" (shares the policy\'s weights) or "separate" (a model of its own)'
-def _check_optimiser(stage: StageConfig, algorithm: Algorithm) -> None:
-    if algorithm.update.uses_optimiser:
-        return
-    given, plain = stage.optimiser.model_dump(), type(stage.optimiser)().model_dump()
-    idle = [f"{key} = {value!r}" for key, value in given.items() if value != plain[key]]
-    if idle:
-        raise ConfigError(
-            f"stage {stage.name!r}: got optimiser {', '.join(idle)}, which does nothing: {algorithm.name} finds the "
-            "length of each step itself. Leave it out, and say in `options` how far a step may go (max_kl = 0.01)"
-        )
-
-
         )
     if stage.critic is not None and not wanted:
         raise ConfigError(
@@ -206,12 +199,24 @@ def make_critic(config: Config, stage: StageConfig, model: str) -> Critic | None
     return kinds[spec.kind]()
 
 
+def check_labels(config: Config, model: str) -> None:
+    """Raise now, before earlier stages have trained, where a stage writes labels that the model cannot."""
+    for stage in config.stages:
+        labels = make_stage_algorithm(stage).select.labels
+        if labels is not None:
+            labels.bind(load_model(config, model).chat)
+
+
 def make_reward(stage: StageConfig, taskset: Taskset) -> Reward:
-    """The weighted sum of the stage's rewards: `answer`, `think_format`, or functions in files."""
-    known: dict[str, Callable[[], Reward]] = {
+    """The weighted sum of the stage's rewards: `answer`, `think_format`, penalties on form, or functions in files."""
+    known: dict[str, Callable[..., Reward]] = {
         "answer": partial(answer_reward, taskset.verifier),
         "think_format": think_format,
+        **SHAPING,
     }
+    for name in stage.reward_options:
+        if name not in stage.rewards or name not in known:
+            raise UnknownName("reward with options", name, [each for each in stage.rewards if each in known])
     parts: dict[str, Reward] = {}
     for name in stage.rewards:
         if name in known:
@@ -226,24 +231,6 @@ def make_reward(stage: StageConfig, taskset: Taskset) -> Reward:
     return weighted(parts, weights=stage.rewards)
 
 
-def make_source(config: Config, stage: StageConfig, algorithm: Algorithm, taskset: Taskset, policy: Policy) -> Source:
-    """The stage's source: fresh rollouts, or what the data show."""
-    seed = f"{config.seed}/{stage.name}"
-    if not algorithm.samples:
-        return recorded(algorithm.siblings)(
-            taskset,
-            policy.chat,
-            batch=stage.prompts,
-            seed=seed,
-            tool=taskset.tool,
-            limit=getattr(policy.sampler, "limit", None),  # not every engine has one
-        )
-    roller = Roller(
-        policy.sampler,
-        policy.chat,
-        with_steps(make_reward(stage, taskset), seed, stage, algorithm, taskset, policy),
-        max_completion_length=stage.max_completion_length,
-        temperature=stage.temperature,
 def with_steps(
     reward: Reward, seed: str, stage: StageConfig, algorithm: Algorithm, taskset: Taskset, policy: Policy
 ) -> Reward:
@@ -264,10 +251,28 @@ def with_steps(
     return StepRewards(reward, taskset.verifier, select.labels.bind(policy.chat).steps, estimate)
 
 
+def make_source(config: Config, stage: StageConfig, algorithm: Algorithm, taskset: Taskset, policy: Policy) -> Source:
+    """The stage's source: fresh rollouts, or what the data show."""
+    seed = f"{config.seed}/{stage.name}"
+    if not algorithm.samples:
+        return recorded(algorithm.siblings)(
+            taskset,
+            policy.chat,
+            batch=stage.prompts,
+            seed=seed,
+            tool=taskset.tool,
+            limit=getattr(policy.sampler, "limit", None),  # not every engine has one
+        )
+    roller = Roller(
+        policy.sampler,
+        policy.chat,
+        with_steps(make_reward(stage, taskset), seed, stage, algorithm, taskset, policy),
+        max_completion_length=stage.max_completion_length,
+        temperature=stage.temperature,
         tool=taskset.tool,
         seed=seed,
     )
-    return Sampled(
+    source = Sampled(
         taskset,
         roller,
         prompts=stage.prompts,
@@ -275,7 +280,9 @@ def with_steps(
         seed=seed,
         until=algorithm.select.keeps,
         max_refill=stage.max_refill,
+        curriculum=None if stage.curriculum is None else Curriculum(**stage.curriculum.model_dump()),
     )
+    return with_hints(source, roller, stage, algorithm)
 
 
 def _kind(algorithm: Algorithm) -> str:
@@ -293,15 +300,18 @@ def describe(config: Config, tasksets: Tasksets) -> str:
         rows = stage.prompts * (stage.num_generations if algorithm.samples else algorithm.siblings)
         budget = stage.budget
         until = [f"{steps:,} steps"] if steps is not None else []
-        curriculum=None if stage.curriculum is None else Curriculum(**stage.curriculum.model_dump()),
         until += [f"until {budget.amount:,.15g} {budget.kind} are spent"] if budget is not None else []
-    return with_hints(source, roller, stage, algorithm)
         told = f"{algorithm.name} on {stage.tasks} ({len(taskset):,} tasks), {', '.join(until)}"
         lines.append(f"stage {stage.name}: {told}")
         lines.append(f"  {rows:,} rows a step: {_kind(algorithm)}")
         lines.append(
             f"  credit {algorithm.credit}; loss {algorithm.loss}; weights {algorithm.weigh}; {algorithm.update}"
         )
+        if stage.validation is not None:
+            spec = stage.validation
+            lines.append(f"  validated on {spec.tasks} ({len(tasksets[spec.tasks]):,} tasks) every {spec.every} steps")
+            if spec.patience is not None:
+                lines.append(f"  ends when {spec.metric} has not risen {spec.patience} times")
         lines.append("  first task: " + json.dumps([m.content for m in taskset[0].prompt])[:300])
     if config.evaluation:
         sizes = [(name, len(tasksets[name])) for name in config.evaluation.names]
