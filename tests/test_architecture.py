@@ -134,7 +134,7 @@ def test_public_things_have_docstrings(path):
     assert not missing, f"{path}: {missing}"
 
 
-@pytest.mark.parametrize("name", ["credit", "losses", "weights", "kl"])
+@pytest.mark.parametrize("name", ["credit", "losses", "preference", "weights", "kl"])
 def test_formulas_cite_their_source(name):
     """Each public formula of core/ names a paper, or its file does for all of them."""
     tree = ast.parse((PACKAGE / "core" / f"{name}.py").read_text())
