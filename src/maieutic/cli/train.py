@@ -98,7 +98,7 @@ def check(config: Config) -> str:
     elif config.model.small is not None:
         from maieutic.models.small import SmallModel
 
-        SmallModel(**config.model.small.model_dump(exclude={"tokenizer", "min_count", "vocabulary_size"}))
+        SmallModel(**config.model.small.shape)
     _check_lengths(config)
     return plan
 

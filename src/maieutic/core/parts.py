@@ -179,7 +179,7 @@ class Select(Part):
         return getattr(self.function, "continuations", 0)
 
     def bind(self, chat: Chat) -> Select:
-        """The same for a model's chat; itself where it writes no tokens."""
+        """For a model's chat; itself where it writes no tokens. ModelError for what the vocabulary lacks."""
         bind = getattr(self.function, "bind", None)
         return self if bind is None else replace(self, function=bind(chat))
 
@@ -340,10 +340,7 @@ class Algorithm:
         return self.needs - FILLED_BY_ALGORITHM - spared
 
     def bind(self, chat: Chat) -> Algorithm:
-        """The algorithm for a policy's chat: `rcrl().bind(policy.chat)`. Itself where no part writes tokens.
-
-        Raises ModelError when the model's vocabulary lacks what a part has to write.
-        """
+        """The algorithm for a policy's chat: `rcrl().bind(policy.chat)`. Itself where no part writes tokens."""
         return replace(self, select=self.select.bind(chat))
 
     def state(self) -> list[dict[str, Any]]:
