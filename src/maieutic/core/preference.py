@@ -80,7 +80,8 @@ def ipo(beta: float = 0.1, average: bool = False) -> Callable[[Outputs, Batch], 
 def simpo(beta: float = 2.5, gamma: float = 1.375) -> Callable[[Outputs, Batch], Terms]:
     """L = −log σ(β Δ − γ), with Δ = l_c − l_r: mean log-probs, no reference, and a margin γ that β Δ has to reach.
 
-    SimPO, arXiv 2405.14734; γ is here a margin of β Δ, so the margin of Δ itself is γ/β. Raises ValueError unless β > 0 and γ is finite.
+    SimPO, arXiv 2405.14734; γ is a margin of β Δ, so that of Δ itself is γ/β. Raises ValueError unless β > 0 and γ is
+    finite.
     """
     _positive("simpo", beta=beta)
     if not math.isfinite(gamma):
