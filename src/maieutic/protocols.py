@@ -210,6 +210,10 @@ class TrustRegionLearner(Learner, Protocol):
         """Keep the present policy, to compare others with it at `tokens [B, T]`, some of the chosen ones."""
         ...
 
+    def count_step(self) -> None:
+        """Take note that the weights were moved, and stay: one more optimiser step."""
+        ...
+
 
 class Source(Protocol):
     """Where groups come from. `state` is JSON; `restore(state())` continues as if nothing had happened."""

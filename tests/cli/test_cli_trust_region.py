@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 
 import pytest
@@ -57,6 +58,8 @@ def test_a_stage_runs_end_to_end(write, tmp_path, lora):
     assert {"trpo/accepted", "trpo/kl", "trpo/improvement", "trpo/expected", "trpo/cg_residual"} <= seen.keys()
     assert sum(accepted) >= 1
     assert all(kl <= 1.5 * 0.02 for kl in divergences)
+    (kept,) = sorted(folder.glob("checkpoints/trpo/*/learner.json"))[-1:]
+    assert json.loads(kept.read_text())["version"] == sum(accepted)
 
 
 def test_an_optimiser_would_do_nothing_and_is_refused(write, tmp_path, command):

@@ -378,6 +378,9 @@ class Noting:
         self.tokens.append(tokens)
         return self.near
 
+    def count_step(self):
+        self.version += 1
+
 
 def wide_mask():
     mask = torch.zeros(5, 40, dtype=torch.bool)

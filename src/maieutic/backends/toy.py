@@ -211,6 +211,10 @@ class ToyLearner:
 
         return KeptPolicy(list(self.model.parameters()), parts, self.model.outputs, logits)
 
+    def count_step(self) -> None:
+        """See `maieutic.protocols.TrustRegionLearner`."""
+        self.version += 1
+
     def _accumulate(self, batch: Batch, loss: LossTerms, needs: frozenset[str]) -> dict[str, float]:
         """Leave the gradient of `sum(weights * loss)` in the table's `grad`."""
         self._optimiser.zero_grad()

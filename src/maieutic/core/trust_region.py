@@ -181,7 +181,8 @@ def trust_region(
             return metrics
         step = math.sqrt(2.0 * max_kl / curvature) * solution.x
         found, expected = _walk(near, loss, step, -float(slope.dot(step)), kl_slack * max_kl, accept, backtracks)
-        learner.version += found.accepted
+        if found.accepted:
+            able.count_step()
         return {**metrics, **_report(found, expected)}
 
     label = f"trust_region(max_kl={max_kl:g}, damping={damping:g})"

@@ -224,6 +224,10 @@ class LocalLearner:
         weights, budget = list(self.weights().values()), self.micro_batch_tokens
         return kept_policy(self.model.module, self.forward, weights, self.outputs, batch, tokens, budget)
 
+    def count_step(self) -> None:
+        """See `maieutic.protocols.TrustRegionLearner`."""
+        self.version += 1
+
     def reset(self, folder: Path | None = None, *, total_steps: int | None = None, keep_weights: bool = False) -> None:
         """See `maieutic.protocols.Learner`. `folder` is a model folder, or one that `save` wrote.
 
