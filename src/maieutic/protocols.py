@@ -150,9 +150,7 @@ class Learner(Protocol):
         """The trainable weights by name (views, not copies)."""
         ...
 
-    def reset(
-        self, folder: Path | None = None, *, total_steps: int | None = None, keep_weights: bool = False
-    ) -> None:
+    def reset(self, folder: Path | None = None, *, total_steps: int | None = None, keep_weights: bool = False) -> None:
         """Put the weights of a saved model back (None: those it restarts from), and forget the optimiser's state.
 
         `total_steps`: the learning-rate schedule begins anew and ends after so many optimiser steps (a round that is
