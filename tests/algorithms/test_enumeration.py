@@ -24,17 +24,23 @@ from maieutic.algorithms import (
     dpo,
     dr_grpo,
     expert_iteration,
+    gdpo,
     gkd,
     grpo,
+    gspo_token,
     ipo,
+    lite_ppo,
     on_policy_distillation,
     orpo,
     rcrl,
     reinforce,
+    reinforce_plus_plus,
+    reinforce_plus_plus_baseline,
     rejection_sampling,
     rest_em,
     rloo,
     rpo,
+    sapo,
     sft,
     simpo,
     star,
@@ -43,7 +49,9 @@ from maieutic.algorithms import (
 from maieutic.annotate import top
 from maieutic.backends.toy import STOP, ToyChat, ToyModel, ToyScorer, enumerate_completions
 from maieutic.core import credit, losses, select, update, weights
+from maieutic.core.corrections import corrected, sequence, token, truncated
 from maieutic.core.distillation import kl_to_teacher, reverse_kl_advantage
+from maieutic.core.kl import k1, k2, k3
 from maieutic.core.parts import Algorithm, needs
 from maieutic.core.parts import credit as credit_factory
 from maieutic.core.self_training import correct_only
@@ -72,7 +80,7 @@ def row(completion, reward, group=0):
         "t", PROMPT + completion, (False,) + (True,) * len(completion), (0.0,) * (1 + len(completion)),
         Finish.STOP if stopped else Finish.LENGTH,
     )  # fmt: skip
-    return Example(rollout, reward, group, group)
+    return Example(rollout, reward, group, group, parts={"answer": reward})
 
 
 def batch_of(completions, rewards=None, groups=None):
@@ -202,6 +210,124 @@ def test_dr_grpo_is_that_over_a_constant(model):
 def test_dividing_by_deviations_or_lengths_turns_the_gradient(model, algorithm):
     """What GRPO's deviation and its mean over a row's tokens do is no scaling: the direction is another one."""
     assert 0 < cosine(expected(model, algorithm, 2), -exact(model)) < 0.999
+
+
+def pair_gradient(model, advantages, weigh):
+    """E of −Σ wᵢ Aᵢ Σₜ log π over pairs of completions, with A of (rewards, lengths) and w of lengths written out."""
+    logprobs = dict(zip(COMPLETIONS, model.outputs(batch_of(COMPLETIONS)).logprobs.sum(1), strict=True))
+    total = torch.zeros((), dtype=torch.float64)
+    for a, b in itertools.product(COMPLETIONS, repeat=2):
+        chance = float(torch.exp(logprobs[a] + logprobs[b]).detach())
+        given = advantages(REWARDS[a], REWARDS[b], len(a), len(b))
+        counts = weigh(len(a), len(b))
+        total = total - chance * (counts[0] * given[0] * logprobs[a] + counts[1] * given[1] * logprobs[b])
+    return gradient(model, total)
+
+
+def of_two(r, s, eps=1e-4):
+    """(r − mean)/(std + eps) and its negative: half the difference over |difference|/√2."""
+    half = (r - s) / 2
+    return half / (abs(half) * math.sqrt(2) + eps), -half / (abs(half) * math.sqrt(2) + eps)
+
+
+def whitened_by_hand(r, s, m, n):
+    """Two values on m and n tokens, less their mean over tokens, over their deviation; 0 for two equal ones."""
+    mean = (m * r + n * s) / (m + n)
+    spread = math.sqrt((m * (r - mean) ** 2 + n * (s - mean) ** 2) / (m + n) + 1e-8)
+    return ((r - mean) / spread, (s - mean) / spread) if r != s else (0.0, 0.0)
+
+
+#: Row → its advantages of a pair of completions, and how their tokens count.
+PAIRS = {
+    "lite_ppo": (lite_ppo(), lambda r, s, m, n: of_two(r, s), lambda m, n: (1 / (m + n),) * 2),
+    "gdpo": (gdpo(), lambda r, s, m, n: of_two(*of_two(r, s)), lambda m, n: (1 / (2 * m), 1 / (2 * n))),
+    "gspo_token": (gspo_token(), lambda r, s, m, n: of_two(r, s), lambda m, n: (1 / (2 * m), 1 / (2 * n))),
+    "sapo": (sapo(), lambda r, s, m, n: of_two(r, s), lambda m, n: (1 / (2 * m), 1 / (2 * n))),
+    "reinforce_plus_plus": (reinforce_plus_plus(beta=0.0), whitened_by_hand, lambda m, n: (1 / (m + n),) * 2),
+    "reinforce_plus_plus_baseline": (
+        reinforce_plus_plus_baseline(beta=0.0),
+        lambda r, s, m, n: whitened_by_hand((r - s) / 2, (s - r) / 2, m, n),
+        lambda m, n: (1 / (m + n),) * 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_expected_gradient_of_a_pair_is_the_stated_one(model, name):
+    algorithm, advantages, weigh = PAIRS[name]
+    assert_equal(expected(model, algorithm, 2), pair_gradient(model, advantages, weigh))
+
+
+def drawn_by_another(model, sampler, algorithm):
+    """E[∇ sum(weights * loss)] over single completions that another policy wrote, with its log-probs."""
+    batch = batch_of(COMPLETIONS)
+    written = sampler.outputs(batch).logprobs.detach()
+    total = torch.zeros((), dtype=torch.float64)
+    for number, completion in enumerate(COMPLETIONS):
+        single = batch_of([completion])
+        single = single.with_(sampler_logprobs=written[number : number + 1, : single.tokens.shape[1]])
+        total = total + float(written[number].sum().exp()) * objective(model, single, algorithm)
+    return gradient(model, total)
+
+
+def test_only_the_ratio_of_a_whole_row_makes_another_policys_rows_as_good_as_ones_own(model):
+    """A9: E_s[w r ∇log π] = ∇J with w the product over the row; tokens' own ratios are biased, and none is worse."""
+    sampler = ToyModel(3, LENGTH, seed=6, dtype=torch.float64)
+    corrections = {
+        "none": None,
+        "token": truncated(high=1e6, level=token),
+        "sequence": truncated(high=1e6, level=sequence),
+    }
+    found = {
+        name: drawn_by_another(model, sampler, build(credit.uniform(), corrected(losses.policy_gradient(), weight)))
+        for name, weight in corrections.items()
+    }
+    assert_equal(found["sequence"], -exact(model))
+    away = {name: float((each + exact(model)).norm() / exact(model).norm()) for name, each in found.items()}
+    assert away["none"] > away["token"] > 0.05
+
+
+@credit_factory
+def estimate_in_reward(estimator):
+    """A = −estimator of the whole completion, without gradient: any estimator as a penalty in the reward."""
+
+    @needs("old_logprobs", "ref_logprobs")
+    def give(batch):
+        penalty = estimator(batch.old_logprobs, batch.ref_logprobs) * batch.mask
+        return batch.with_(advantages=-penalty.sum(1, keepdim=True) * batch.mask)
+
+    return give
+
+
+def kl_of_completions(model, reference):
+    """KL(π ‖ ref) of whole completions, with gradient."""
+    batch = batch_of(COMPLETIONS)
+    logprobs = model.outputs(batch).logprobs.sum(1)
+    return (logprobs.exp() * (logprobs - reference.logprobs(batch).sum(1))).sum()
+
+
+def test_in_the_reward_only_k1_is_the_reverse_kl(model):
+    """A11: with k2 or k3 there the gradient is another one, however exactly its mean is taken."""
+    reference = ToyScorer(ToyModel(3, LENGTH, seed=9, dtype=torch.float64))
+    wanted = gradient(model, kl_of_completions(model, reference))
+    found = {k: expected(model, build(estimate_in_reward(k)), 1, reference) for k in (k1, k2, k3)}
+    assert_equal(found[k1], wanted)
+    for wrong in (k2, k3):
+        assert float((found[wrong] - wanted).norm() / wanted.norm()) > 0.5
+
+
+def test_k3_in_the_reward_fades_as_the_policy_comes_near_the_reference(model):
+    """A11: no pull when it matters: at a tenth of the distance k3's gradient is about a tenth of what it should be."""
+    shares = []
+    for distance in (0.5, 0.05, 0.005):
+        near = ToyModel(3, LENGTH, seed=4, dtype=torch.float64)
+        near.table.data = model.table.data + distance * ToyModel(3, LENGTH, seed=9, dtype=torch.float64).table.data * 10
+        reference = ToyScorer(near)
+        wanted = gradient(model, kl_of_completions(model, reference))
+        found = expected(model, build(estimate_in_reward(k3)), 1, reference)
+        shares.append(float(found.norm() / wanted.norm()))
+    assert shares[0] > 5 * shares[1] > 25 * shares[2]
+    assert shares[2] < 0.01
 
 
 def test_rloo_with_kl_in_the_reward_follows_the_regularised_objective(model):
