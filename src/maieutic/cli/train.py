@@ -74,9 +74,11 @@ def check(config: Config) -> str:
 
     A mistake in the last stage is better found now than after the first one has trained for an hour.
     """
+    from maieutic.core.select import sampled_share
     from maieutic.models.find import find_model
     from maieutic.run.budget import optimiser_steps, planned_steps
     from maieutic.run.build import describe, make_backend, make_optimiser, make_reward, make_stage_algorithm
+    from maieutic.run.frozen import frozen_paths
     from maieutic.run.tasksets import Tasksets
     from maieutic.sources import recorded, solution_of
 
@@ -89,10 +91,12 @@ def check(config: Config) -> str:
         make_optimiser(stage, optimiser_steps(steps, algorithm))
         if algorithm.samples:
             make_reward(stage, tasksets[stage.tasks])
-        else:
+        if sampled_share(algorithm.select) < 1.0:
             recorded(algorithm.siblings).texts(tasksets[stage.tasks][0])
         if stage.demonstrations is not None:
             solution_of(tasksets[stage.demonstrations][0])
+        for path in frozen_paths(stage):
+            find_model(path)
     if config.model.path is not None:
         find_model(config.model.path)
     elif config.model.small is not None:

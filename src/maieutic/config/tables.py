@@ -131,6 +131,53 @@ class CriticConfig(Strict):
         return self
 
 
+class TeacherConfig(Strict):
+    """A model to imitate, with the policy's tokens; see `maieutic.core.distillation`.
+
+    `top_k` candidates are kept for each token, or "all" (`[B, T, V]` in memory: for small models).
+    """
+
+    path: str = Field(description="a folder or a Hub id")
+    revision: str | None = None
+    top_k: Annotated[int, Field(ge=1)] | Literal["all"] = 64
+    dtype: str = Field("auto", description="float32 on a CPU, bfloat16 elsewhere; or a name")
+
+    @property
+    def candidates(self) -> int | None:
+        """How many are kept; None for all."""
+        return None if isinstance(self.top_k, str) else self.top_k
+
+
+class ReferenceConfig(Strict):
+    """The reference of a KL, where it is not simply the model that the stage begins with.
+
+    "fixed" stays: there, or at the model in `path`. "following" begins there, and every `every` optimiser steps comes
+    nearer to the policy: reference ← mix · policy + (1 − mix) · reference (see `maieutic.core.following`).
+    """
+
+    kind: Literal["fixed", "following"] = "fixed"
+    every: int | None = Field(None, ge=1, description="optimiser steps; default: 512")
+    mix: float | None = Field(None, gt=0, le=1, description="share of the policy; default: 0.6")
+    path: str | None = Field(None, description="a folder or a Hub id, of a model with the policy's tokens")
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> ReferenceConfig:
+        follows = self.kind == "following"
+        if follows and self.path is not None:
+            raise ValueError("got a path for a reference that follows: it begins at the policy. Leave one of both out")
+        if not follows and (self.every is not None or self.mix is not None):
+            raise ValueError('got every or mix for a reference that is fixed; expected them with kind = "following"')
+        if self.revision is not None and self.path is None:
+            raise ValueError("got a revision without a path; give the path, or leave the revision out")
+        return self
+
+    @property
+    def following(self) -> dict[str, Any]:
+        """How it follows, TRL's defaults filled in."""
+        return {"every": self.every or 512, "mix": self.mix or 0.6}
+
+
 class BudgetConfig(Strict):
     """What a stage may cost, in exactly one of these; see `maieutic.core.cost` for what each counts."""
 
@@ -221,6 +268,8 @@ class StageConfig(Strict):
     )
     optimiser: OptimiserConfig = OptimiserConfig()  # type: ignore[call-arg]
     critic: CriticConfig | None = None
+    teacher: TeacherConfig | None = None
+    reference: ReferenceConfig | None = Field(None, description="default: fixed, where the stage begins")
     restart_from: str = Field("stage", description="what rounds begin with: the stage's model, start, or a path")
     demonstrations: str | None = Field(None, description="tasks whose solutions are learned beside what is found")
     hint: str | None = Field(None, description="a text with {question} and {answer}, for tasks that failed")

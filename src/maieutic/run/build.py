@@ -22,10 +22,11 @@ from maieutic.rewards.shaping import SHAPING
 from maieutic.rollout import Roller
 from maieutic.run.budget import planned_steps
 from maieutic.run.durable import room_for, size, sync, sync_tree
+from maieutic.run.frozen import check_frozen, describe_frozen
 from maieutic.run.rounds import check_rounds, with_hints
 from maieutic.run.tasksets import Tasksets
 from maieutic.run.validation import check_metric
-from maieutic.sources import Sampled, recorded
+from maieutic.sources import Mixed, Sampled, recorded
 from maieutic.step_rewards import MonteCarlo, StepRewards
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ def make_stage_algorithm(stage: StageConfig) -> Algorithm:
     _check_critic(stage, algorithm)
     _check_optimiser(stage, algorithm)
     check_rounds(stage, algorithm)
+    check_frozen(stage, algorithm)
     if stage.validation is not None:
         check_metric(stage.validation)
     return algorithm
@@ -253,8 +255,11 @@ def with_steps(
 
 def make_source(config: Config, stage: StageConfig, algorithm: Algorithm, taskset: Taskset, policy: Policy) -> Source:
     """The stage's source: fresh rollouts, or what the data show."""
-    seed = f"{config.seed}/{stage.name}"
-    if not algorithm.samples:
+    from maieutic.core.select import sampled_share
+
+    seed, share = f"{config.seed}/{stage.name}", sampled_share(algorithm.select)
+
+    def shown() -> Source:
         return recorded(algorithm.siblings)(
             taskset,
             policy.chat,
@@ -263,6 +268,9 @@ def make_source(config: Config, stage: StageConfig, algorithm: Algorithm, taskse
             tool=taskset.tool,
             limit=getattr(policy.sampler, "limit", None),  # not every engine has one
         )
+
+    if not algorithm.samples:
+        return shown()
     roller = Roller(
         policy.sampler,
         policy.chat,
@@ -282,12 +290,16 @@ def make_source(config: Config, stage: StageConfig, algorithm: Algorithm, taskse
         max_refill=stage.max_refill,
         curriculum=None if stage.curriculum is None else Curriculum(**stage.curriculum.model_dump()),
     )
-    return with_hints(source, roller, stage, algorithm)
+    practised = with_hints(source, roller, stage, algorithm)
+    return practised if share == 1.0 else Mixed(practised, shown(), share, seed)
 
 
 def _kind(algorithm: Algorithm) -> str:
+    from maieutic.core.select import sampled_share
+
     if algorithm.samples:
-        return "sampled"
+        share = sampled_share(algorithm.select)
+        return "sampled" if share == 1.0 else f"sampled in {share:.0%} of the steps, demonstrations in the others"
     return "preferences" if algorithm.siblings > 1 else "demonstrations"
 
 
@@ -307,6 +319,7 @@ def describe(config: Config, tasksets: Tasksets) -> str:
         lines.append(
             f"  credit {algorithm.credit}; loss {algorithm.loss}; weights {algorithm.weigh}; {algorithm.update}"
         )
+        lines += [f"  {line}" for line in describe_frozen(stage, algorithm)]
         if stage.validation is not None:
             spec = stage.validation
             lines.append(f"  validated on {spec.tasks} ({len(tasksets[spec.tasks]):,} tasks) every {spec.every} steps")

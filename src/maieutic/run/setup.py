@@ -18,6 +18,7 @@ from maieutic.protocols import Policy, Scorer, Source, Teacher
 from maieutic.run.budget import optimiser_steps
 from maieutic.run.build import load_model, make_critic, make_optimiser, make_source
 from maieutic.run.checkpoints import Checkpoint
+from maieutic.run.frozen import changing, make_reference, make_teacher
 from maieutic.run.rounds import give_demonstrations, restart_base
 from maieutic.run.tasksets import Tasksets
 from maieutic.steps import Labels
@@ -39,7 +40,8 @@ class Setup:
     reference: Scorer | None = None
     teacher: Teacher | None = None
     parameters: int = 0
-    """Of the policy, embeddings left out: what the estimate of its cost goes by. The reference has as many."""
+    """Of the policy, embeddings left out: what the estimate of its cost goes by."""
+    reference_parameters: int = 0
     teacher_parameters: int = 0
     labels: Labels | None = None
     """Of a policy that is to be asked with labels from here on; they go with its weights."""
@@ -52,7 +54,7 @@ class Setup:
             return None if model is None else Metered(model, parameters, meter)
 
         policy = replace(self.policy, learner=metered(self.policy.learner, self.parameters))
-        reference = metered(self.reference, self.parameters)
+        reference = metered(self.reference, self.reference_parameters)
         teacher = metered(self.teacher, self.teacher_parameters)
         models = {"reference": reference, "teacher": teacher}
         before = spent_beside(self.source)
@@ -71,6 +73,8 @@ class Setup:
     def save(self, folder: Path) -> None:
         """Write what is too large for JSON."""
         self.policy.learner.save(folder)
+        for model in changing(self.reference, self.teacher):
+            model.save(folder)
         if self.labels is not None:
             write_inference(self.labels, folder / "model")
 
@@ -83,6 +87,8 @@ class Setup:
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint as if nothing had happened."""
         self.policy.learner.load(checkpoint.path)
+        for model in changing(self.reference, self.teacher):
+            model.load(checkpoint.path)
         self.source.restore(checkpoint.state["source"])
         self.algorithm.restore(checkpoint.state.get("algorithm", []))
 
@@ -117,7 +123,8 @@ def set_up(
     if base != model:  # it restarts from the one, and begins with the other
         policy.learner.reset(Path(model))
     # taken before a checkpoint's weights are read: the reference is the model with which the stage began
-    reference = backend.reference(loaded) if "ref_logprobs" in algorithm.asks else None
+    reference = make_reference(config, stage, backend, loaded, policy, algorithm)
+    teacher, teacher_parameters = make_teacher(config, stage, backend, loaded)
     algorithm = algorithm.bind(policy.chat)
     asked = read_inference(model) if algorithm.samples else None
     if asked is not None:  # a policy that was trained to be asked with labels goes on from there
@@ -131,4 +138,6 @@ def set_up(
     if stage.demonstrations is not None:
         give_demonstrations(algorithm, tasksets[stage.demonstrations], policy)
     labels = algorithm.select.labels or asked
-    return Setup(algorithm, policy, source, reference, parameters=parameter_count(loaded.module), labels=labels)
+    own = parameter_count(loaded.module)
+    of_reference = parameter_count(getattr(reference, "model", loaded).module)
+    return Setup(algorithm, policy, source, reference, teacher, own, of_reference, teacher_parameters, labels)

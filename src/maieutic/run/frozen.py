@@ -1,0 +1,126 @@
+"""The models beside the policy that a stage's algorithm reads, reference and teacher: which, and loaded from where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from maieutic.config import Config, StageConfig
+from maieutic.errors import ConfigError
+from maieutic.protocols import Policy, Scorer, Teacher
+
+if TYPE_CHECKING:
+    from maieutic.backends.local import LocalBackend
+    from maieutic.core.parts import Algorithm
+    from maieutic.models.causal import CausalModel
+
+
+@runtime_checkable
+class Changing(Protocol):
+    """A model beside the policy that changes while a run goes, such as a reference that follows: to go on after a stop
+    it needs what it saved."""
+
+    def save(self, folder: Path) -> None: ...
+
+    def load(self, folder: Path) -> None: ...
+
+
+def reads_reference(algorithm: Algorithm) -> bool:
+    """Whether any of its parts reads what a reference says."""
+    return "ref_logprobs" in algorithm.asks
+
+
+def reads_teacher(algorithm: Algorithm) -> bool:
+    """Whether any of its parts reads what a teacher says."""
+    return any(column.startswith("teacher_") for column in algorithm.asks)
+
+
+def check_frozen(stage: StageConfig, algorithm: Algorithm) -> None:
+    """Raise ConfigError for a teacher that is missing, and for a table of a model that nothing reads."""
+    if reads_teacher(algorithm) and stage.teacher is None:
+        raise ConfigError(
+            f"stage {stage.name!r}: {algorithm.name} learns from a teacher, and the stage has none. Add a table "
+            '[stages.teacher] with path = "…", the folder or Hub id of a model with the same tokens'
+        )
+    idle = [
+        ("teacher", stage.teacher is not None and not reads_teacher(algorithm), "asks no teacher", "gkd"),
+        ("reference", stage.reference is not None and not reads_reference(algorithm), "asks no reference",
+         "grpo with options = { beta = 0.04 }, dpo"),
+    ]  # fmt: skip
+    for key, does_nothing, why, others in idle:
+        if does_nothing:
+            raise ConfigError(
+                f"stage {stage.name!r}: got [stages.{key}], which does nothing: {algorithm.name} as it is set {why}. "
+                f"Leave the table out, or choose an algorithm that does ({others})"
+            )
+
+
+def frozen_paths(stage: StageConfig) -> list[str]:
+    """Where the stage's models beside the policy are to be loaded from."""
+    named = [table.path for table in (stage.teacher, stage.reference) if table is not None]
+    return [path for path in named if path is not None]
+
+
+def make_reference(
+    config: Config, stage: StageConfig, backend: LocalBackend, model: CausalModel, policy: Policy, algorithm: Algorithm
+) -> Scorer | None:
+    """The reference, where the algorithm reads one: the policy's model as it is now, if the stage says nothing else."""
+    if not reads_reference(algorithm):
+        return None
+    spec = stage.reference
+    if spec is None:
+        return backend.reference(model)
+
+    def fixed() -> Scorer:
+        if spec.path is None:
+            return backend.reference(model)
+        from maieutic.backends.local import check_vocabularies
+
+        other = _load(config, spec.path, spec.revision, "float32")  # as the policy: their difference is the KL
+        check_vocabularies(other, model, "reference")
+        return backend.frozen(other)
+
+    kinds: dict[str, Callable[[], Scorer]] = {
+        "fixed": fixed,
+        "following": lambda: backend.following(model, policy.learner, **spec.following),
+    }
+    return kinds[spec.kind]()
+
+
+def make_teacher(
+    config: Config, stage: StageConfig, backend: LocalBackend, model: CausalModel
+) -> tuple[Teacher | None, int]:
+    """The stage's teacher, and how many parameters it has (embeddings left out)."""
+    from maieutic.models.causal import parameter_count
+
+    spec = stage.teacher
+    if spec is None:
+        return None, 0
+    loaded = _load(config, spec.path, spec.revision, spec.dtype)
+    return backend.teacher(loaded, model, top_k=spec.candidates), parameter_count(loaded.module)
+
+
+def _load(config: Config, path: str, revision: str | None, dtype: str) -> CausalModel:
+    from maieutic.models.causal import load_causal
+
+    # it only scores tokens, so how its conversations are written does not matter
+    return load_causal(path, dtype=dtype, device=config.device, template="plain", revision=revision)
+
+
+def changing(*models: Any) -> list[Changing]:
+    """Those of the models that have to be saved with a checkpoint."""
+    return [model for model in models if isinstance(model, Changing)]
+
+
+def describe_frozen(stage: StageConfig, algorithm: Algorithm) -> list[str]:
+    """The models beside the policy in words, a line each."""
+    lines = []
+    if stage.teacher is not None:
+        lines.append(f"teacher {stage.teacher.path}, {stage.teacher.top_k} candidates a token")
+    if reads_reference(algorithm):
+        spec = stage.reference
+        of = "the model that the stage begins with" if spec is None or spec.path is None else spec.path
+        follows = "" if spec is None or spec.kind == "fixed" else ", following: every {every} steps, mix {mix:g}"
+        lines.append(f"reference {of}" + (follows.format(**spec.following) if spec is not None else ""))
+    return lines
