@@ -25,6 +25,10 @@ CLAIMS = {
     "expert_iteration": [({}, Claims(rewards="none"))],
     "reinforce": [({}, Claims())],
     "rloo": [({}, Claims(scale=1.0)), ({"beta": 0.3}, Claims(scale=1.0, kl="reverse", beta=0.3))],
+    "ppo": [
+        ({"beta": 0.0, "lam": 1.0}, Claims(clip=(0.2, 0.2))),
+        ({"beta": 0.0, "lam": 1.0, "epsilon": 0.1, "value_coefficient": 0.0}, Claims(clip=(0.1, 0.1))),
+    ],
     "grpo": [
         ({}, Claims(clip=(0.2, 0.2))),
         ({"epsilon_high": 0.3}, Claims(clip=(0.2, 0.3))),
@@ -36,6 +40,9 @@ CLAIMS = {
     "dapo": [({}, Claims(clip=(0.2, 0.28)))],
     "gspo": [({}, Claims())],
     "cispo": [({}, Claims())],
+    "distil": [({}, Claims(rewards="none"))],
+    "gkd": [({}, Claims(rewards="none")), ({"beta": 1.0}, Claims(rewards="none"))],
+    "on_policy_distillation": [({}, Claims(rewards="none"))],
     **{name: [({}, Claims(rewards="pairs"))] for name in ("orpo", "dpo", "ipo", "simpo", "rpo")},
 }  # fmt: skip
 CASES = [
@@ -45,9 +52,33 @@ CASES = [
 ]
 
 
+def new_critic(model, batch):
+    """What a critic says that has learned nothing: 0 of every state. The whitened mean is then the baseline."""
+    return {"old_values": torch.zeros_like(batch.token_rewards), "final_values": torch.zeros_like(batch.rewards)}
+
+
+def teacher(_model, batch):
+    """What another table says of the chosen tokens, and its two likeliest candidates for each."""
+    said = torch.log_softmax(TableModel(seed=7)(batch.tokens).logits.detach() / batch.temperature, -1)
+    whole = torch.nn.functional.pad(said[:, :-1], (0, 0, 1, 0))
+    found, ids = whole.topk(2)
+    chosen = whole.gather(-1, batch.tokens[..., None])[..., 0]
+    return {
+        "teacher_logprobs": torch.where(batch.mask, chosen, 0.0),
+        "teacher_top_ids": ids * batch.mask[..., None],
+        "teacher_top_logprobs": found * batch.mask[..., None],
+    }
+
+
+#: What fills columns that rows alone cannot: one of the columns → the function.
+FILLS = {"old_values": new_critic, "teacher_top_ids": teacher, "teacher_logprobs": teacher}
+
+
 @pytest.mark.parametrize(("name", "options", "claims"), CASES)
 def test_a_row_computes_what_it_claims(name, options, claims):
-    report = examine(of(make_algorithm(name, options, max_completion_length=16)), claims)
+    algorithm = make_algorithm(name, options, max_completion_length=16)
+    fills = [FILLS[column] for column in sorted(FILLS.keys() & algorithm.asks)][:1]
+    report = examine(of(algorithm, *fills), claims)
     assert report.passed, str(report)
 
 
