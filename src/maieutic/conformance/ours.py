@@ -68,7 +68,12 @@ def _outputs(model: TableModel, batch: Batch) -> Outputs:
     spread = torch.nn.functional.pad(-(scores.exp() * scores).sum(-1)[:, :-1], (1, 0))
     values = torch.nn.functional.pad(model.values(batch.tokens)[:, :-1], (1, 0))
     logprobs = model.logprobs(batch.tokens, batch.temperature)
-    return Outputs(*(torch.where(batch.mask, column, 0.0) for column in (logprobs, spread, values)))
+    top = None
+    if batch.has("teacher_top_ids"):
+        whole = torch.nn.functional.pad(scores[:, :-1], (0, 0, 1, 0))
+        top = torch.where(batch.mask[..., None], whole.gather(-1, batch.teacher_top_ids), 0.0)
+    logprobs, spread, values = (torch.where(batch.mask, column, 0.0) for column in (logprobs, spread, values))
+    return Outputs(logprobs, spread, values, top)
 
 
 def _split(batch: Batch, count: int) -> list[Tensor]:
