@@ -100,7 +100,7 @@ def conditioned_on_reward(
                 if score.reward is not None and any(rollout.mask)
             ]
             kept = range(len(rows)) if ratio is None else mixed([row[3] for row in rows], ratio, _drawn(seed, groups))
-            made = []
+            made: list[Example] = []
             for group, rollout, score, good in (rows[i] for i in kept):
                 ends = [stop - 1 for _, stop in words.steps.of(rollout)]
                 told = [estimate >= threshold for estimate in rule(score, ends, good)]
@@ -156,7 +156,7 @@ def mixed(good: Sequence[bool], ratio: Sequence[float], draw: random.Random) -> 
     but one of each at least; none where there are only good or only bad ones.
 
     >>> mixed([True] * 5 + [False] * 5, (4, 1), random.Random(0))       # 5 good ones go with 5/4, rounded 1, bad one
-    [0, 1, 2, 3, 4, 6]
+    [0, 1, 2, 3, 4, 8]
     """
     sides = [[i for i, each in enumerate(good) if each is wanted] for wanted in (True, False)]
     scale = min(len(side) / share for side, share in zip(sides, ratio))
