@@ -139,6 +139,7 @@ def test_it_begins_at_the_policy_and_comes_after_it(starts, start: str) -> None:
 
 @every_start
 def test_with_all_of_the_policy_it_is_the_policy(starts, start: str) -> None:
+    """A38: bit for bit, so a second adapter is scaled (alpha / rank) as the trained one is."""
     model, batch = starts(start), make_batch()
     learner = LocalLearner(model, Optimiser(learning_rate=1e-2))
     reference = LocalBackend().following(model, learner, every=1, mix=1.0)
