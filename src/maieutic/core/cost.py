@@ -86,9 +86,11 @@ class Metered:
         passes = PASSES if self._around is None else PASSES_AROUND
         if name in passes:
             return lambda *given, **named: self._counted(found, passes[name], *given, **named)
-        if name == "neighbourhood":
-            return lambda batch, *given: Metered(found(batch, *given), self._parameters, self._meter, batch)
         return found
+
+    def neighbourhood(self, batch: Batch, *given: Any) -> Metered:
+        """What a learner with a trust region gives, whose products are passes over the same batch again."""
+        return Metered(self._model.neighbourhood(batch, *given), self._parameters, self._meter, batch)
 
     def _counted(self, method: Callable[..., Any], per_token: float, *given: Any, **named: Any) -> Any:
         batch = given[0] if self._around is None else self._around
