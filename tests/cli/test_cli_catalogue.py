@@ -52,6 +52,13 @@ def test_a_misspelt_taskset_is_answered_with_the_nearest(command):
     assert "did you mean 'arithmetic'?" in said.err
 
 
+def test_options_that_a_config_gives_by_name_are_listed(command):
+    said = command("algorithms", "grpo").out
+    assert "kl, by name: k1, k2, k3, k3_plus, corrected_k2, corrected_k3" in said
+    assert "correction, by name: none, token_truncate" in said
+    assert "by name" not in command("algorithms", "sft").out
+
+
 def test_the_table_of_algorithms_comes_from_the_values(command):
     told = command("algorithms", "--json", "-").json["algorithms"]
     assert set(told) == set(ALGORITHMS)

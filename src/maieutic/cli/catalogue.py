@@ -131,7 +131,7 @@ def algorithms(
 
 
 def _one_algorithm(show: Screen, name: str) -> None:
-    from maieutic.algorithms import ALGORITHMS
+    from maieutic.algorithms import ALGORITHMS, NAMED
 
     made = _made(name)
     factory = ALGORITHMS[name]
@@ -144,9 +144,11 @@ def _one_algorithm(show: Screen, name: str) -> None:
     show.out.print()
     parameters = _parameters(factory)
     _print_parameters(show, parameters, "hyper-parameter")
-    show.write_json(
-        {"name": name, "doc": inspect.getdoc(factory), "parts": parts, "hyper_parameters": _plain(parameters)}
-    )
+    by_name = {option: list(names) for option, (_, names) in NAMED.items() if option in parameters}
+    for option, names in by_name.items():
+        show.out.print(f"{option}, by name: {', '.join(names)}", markup=False, highlight=False, soft_wrap=True)
+    shown = {"name": name, "doc": inspect.getdoc(factory), "parts": parts}
+    show.write_json({**shown, "hyper_parameters": _plain(parameters), "by_name": by_name})
 
 
 def _made(name: str) -> Algorithm:

@@ -15,7 +15,7 @@ paper has (arXiv 2402.03300, eq. 4), and it pulls towards the forward KL. k3 is 
 one to look at in a log. Log-ratios are clamped to ±`LIMIT` before `exp` so that one absurd token cannot overflow;
 a clamped token has another gradient, so `kl_to_reference` counts them (`kl/limited`).
 
-An estimator is a function of `(logprobs, ref_logprobs)` and, in that order, of the columns that it declares with
+An estimator is a function of `(logprobs, ref_logprobs)` and, by their names, of the columns that it declares with
 `@needs`. Letters: `B` rows, `T` tokens; ρ = π/π_old the probability ratio. Units: nats.
 """
 

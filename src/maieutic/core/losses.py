@@ -237,15 +237,15 @@ def kl_to_reference(estimator: Callable[..., Tensor] = k2) -> Callable[[Outputs,
     What the estimator's *gradient* pulls towards is in `maieutic.core.kl`: k2 (the default) the reverse KL, k3 (GRPO's
     paper, arXiv 2402.03300, eq. 4) the forward KL, k1 nothing at all; those that correct for an older policy read
     `old_logprobs` too. Watches `kl/reference` (k3, never negative) and `kl/limited` (share of tokens with a log-ratio
-    beyond 20, which is cut).
+    beyond 20, where k3 is cut and has no gradient).
     """
     if not callable(estimator):
         raise ValueError(f"kl_to_reference: got estimator {estimator!r}; expected k1, k2 or k3 of maieutic.core.kl")
-    more = sorted(getattr(estimator, "needs", ()))
+    more: frozenset[str] = getattr(estimator, "needs", frozenset())
 
     @needs("ref_logprobs", *more)
     def divergence(outputs: Outputs, batch: Batch) -> Terms:
-        value = estimator(outputs.logprobs, batch.ref_logprobs, *(getattr(batch, column) for column in more))
+        value = estimator(outputs.logprobs, batch.ref_logprobs, **{name: getattr(batch, name) for name in more})
         return value, {
             "kl/reference": k3(outputs.logprobs.detach(), batch.ref_logprobs),
             "kl/limited": limited(outputs.logprobs - batch.ref_logprobs),
