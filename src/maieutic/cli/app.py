@@ -17,6 +17,7 @@ from maieutic.cli.demo import demo
 from maieutic.cli.evaluate import evaluate
 from maieutic.cli.sample import sample
 from maieutic.cli.show import show
+from maieutic.cli.sweep import sweep
 from maieutic.cli.train import train
 
 app = typer.Typer(
@@ -69,6 +70,7 @@ EXAMPLES = {
         "maieutic compare examples/compare.toml",
         "maieutic compare examples/compare.toml --dry-run --set budget.samples=2000",
     ],
+    "sweep": ["maieutic sweep examples/sweep.toml", "maieutic sweep examples/sweep.toml --jobs 2 --json sweep.json"],
     "sample": ["maieutic sample runs/my arithmetic --n 5 --random", "maieutic sample models/tiny questions.jsonl"],
     "tasks": ["maieutic tasks", "maieutic tasks arithmetic --set difficulty=4 --set split=test"],
     "algorithms": ["maieutic algorithms", "maieutic algorithms grpo --json -"],
@@ -87,12 +89,15 @@ VERBS: dict[str, Callable[..., None]] = {
     "train": train,
     "eval": evaluate,
     "compare": compare,
+    "sweep": sweep,
     "sample": sample,
     "show": show,
     "tasks": tasks,
     "algorithms": algorithms,
 }
 for verb, function in VERBS.items():
-    app.command(verb, epilog=_examples(verb), no_args_is_help=verb in ("eval", "compare", "sample", "show"))(function)
+    app.command(verb, epilog=_examples(verb), no_args_is_help=verb in ("eval", "compare", "sweep", "sample", "show"))(
+        function
+    )
 
 command = typer.main.get_command(app)

@@ -7,6 +7,7 @@ from typing import Any
 
 from maieutic.compare.analyse import Analysis, Comparison, Value
 from maieutic.compare.results import Results
+from maieutic.compare.sensitivity import Run, Sensitivity, diverged, median, quartiles
 from maieutic.compare.verdict import verdict
 
 
@@ -61,3 +62,38 @@ def _comparison(each: Comparison) -> dict[str, Any]:
         "p_value": each.effect.p_value, "p_adjusted": each.p_adjusted, "claimed": each.claimed,
         "over_seeds": each.over_seeds.to_dict(), "seeds": each.seeds, "problems": each.problems,
     }  # fmt: skip
+
+
+def sensitivity_data(results: Results, found: Sequence[Sensitivity]) -> dict[str, Any]:
+    """A sweep as plain data."""
+    study = results.plan.study
+    return {
+        "format": 1,
+        "name": study.name,
+        "seeds": study.seeds,
+        "metric": study.metric,
+        "tasksets": {
+            each.taskset: {
+                "runs": len(each.runs), **_runs(each.runs),
+                "settings": [
+                    {
+                        "name": setting.name, "values": dict(setting.values), **_runs(setting.runs),
+                        "mean": None if setting.interval is None else setting.interval.to_dict(),
+                        "by_seed": {run.seed: {"final": run.final, "diverged": run.reason} for run in setting.runs},
+                    }
+                    for setting in each.settings
+                ],
+                "levels": [
+                    {"key": level.key, "value": level.value, "runs": len(level.runs), **_runs(level.runs)}
+                    for level in each.levels
+                ],
+            }
+            for each in found
+        },
+    }  # fmt: skip
+
+
+def _runs(runs: Sequence[Run]) -> dict[str, Any]:
+    low, high = quartiles(runs)
+    return {"median": median(runs), "quartiles": [low, high], "interquartile_range": high - low,
+            "diverged_share": diverged(runs)}  # fmt: skip

@@ -20,13 +20,14 @@ DRAWN = 120
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """An arm: `Band("grpo", [(x, lowest, mean, highest), …])`."""
+    """An arm: `Band("grpo", 0, [(x, lowest, mean, highest), …])`. `colour` is its place among the arms."""
 
     label: str
+    colour: int
     points: list[tuple[float, float, float, float]]
 
 
-def band(label: str, curves: Sequence[Curve], window: int = 1) -> Band | None:
+def band(label: str, colour: int, curves: Sequence[Curve], window: int = 1) -> Band | None:
     """The curves of an arm's seeds over the stretch that all of them cover; None where there is none.
 
     `window`: each curve is first smoothed by a running mean over so many points.
@@ -41,7 +42,7 @@ def band(label: str, curves: Sequence[Curve], window: int = 1) -> Band | None:
     for x in dict.fromkeys(places):
         values = [at(curve, x) for curve in smooth]
         points.append((x, min(values), sum(values) / len(values), max(values)))
-    return Band(label, points) if points else None
+    return Band(label, colour, points) if points else None
 
 
 def at(curve: Curve, x: float) -> float:
@@ -59,22 +60,21 @@ def learning_curves(caption: str, bands: Sequence[Band], unit: str, note: str = 
     highest = max(point[3] for each in bands for point in each.points)
     frame = Frame((min(xs), max(xs)), (0.0, min(1.0, 1.1 * highest) or 1.0), WIDTH, HEIGHT)
     parts = [_axes(frame, unit)]
-    for i, each in enumerate(bands):
+    for each in bands:
         upper = [(math.log10(x), high) for x, _, _, high in each.points]
         lower = [(math.log10(x), low) for x, low, _, _ in reversed(each.points)]
-        parts.append(el("polygon", points=_drawn(frame, [*upper, *lower]), class_=f"s{i % COLOURS} band"))
+        parts.append(el("polygon", points=_drawn(frame, [*upper, *lower]), class_=f"s{each.colour % COLOURS} band"))
         middle = [(math.log10(x), mean) for x, _, mean, _ in each.points]
-        dash = DASHES[i % len(DASHES)] or None
-        line = el("polyline", points=_drawn(frame, middle), class_=f"s{i % COLOURS} strong", stroke_dasharray=dash)
-        parts += [line, _dots(frame, each, i, unit)]
+        parts += [_line(_drawn(frame, middle), each.colour), _dots(frame, each, unit)]
     words = "; ".join(
         f"{each.label} from {100 * each.points[0][2]:.1f} % at {number(each.points[0][0])} to "
         f"{100 * each.points[-1][2]:.1f} % at {number(each.points[-1][0])}"
         for each in bands
     )
-    box = f"0 0 {WIDTH} {HEIGHT}"
+    box = f"0 0 {WIDTH} {HEIGHT + 14}"
     drawing = el("svg", parts, viewBox=box, role="img", aria_label=f"{caption} by {unit}: {words}", width=WIDTH)
-    return figure(caption, drawing, names=[each.label for each in bands], note=note)
+    legend = el("p", [_key(each) for each in bands], class_="legend")
+    return figure(caption, Html(legend + drawing), note=note)
 
 
 def log_ticks(low: float, high: float) -> list[float]:
@@ -100,7 +100,7 @@ def _axes(frame: Frame, unit: str) -> Html:
         x = frame.across(math.log10(value))
         parts.append(el("line", x1=x, x2=x, y1=TOP, y2=frame.height - BOTTOM, class_="grid"))
         parts.append(el("text", number(value), x=x, y=low, text_anchor="middle"))
-    parts.append(el("text", unit, x=6, y=TOP + 4))
+    parts.append(el("text", unit, x=(LEFT + frame.width - RIGHT) / 2, y=frame.height + 10, text_anchor="middle"))
     return el("g", parts, class_="axes")
 
 
@@ -108,13 +108,24 @@ def _drawn(frame: Frame, points: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{frame.across(x):.1f},{frame.down(y):.1f}" for x, y in points)
 
 
-def _dots(frame: Frame, each: Band, i: int, unit: str) -> Html:
+def _line(drawn: str, colour: int) -> Html:
+    dash = DASHES[colour % len(DASHES)] or None
+    return el("polyline", points=drawn, class_=f"s{colour % COLOURS} strong", stroke_dasharray=dash)
+
+
+def _key(each: Band) -> Html:
+    """The band's line with its label, for the legend."""
+    drawn = el("svg", _line("0,6 22,6", each.colour), viewBox="0 0 22 12", width=22, height=12, aria_hidden="true")
+    return el("span", drawn, f" {each.label}")
+
+
+def _dots(frame: Frame, each: Band, unit: str) -> Html:
     """Places that say their values when the pointer is over them."""
     dots = []
     for x, low, mean, high in each.points[:: max(1, len(each.points) // 40)]:
         said = f"{each.label}, {number(x)} {unit}: {100 * mean:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
         place = {"cx": frame.across(math.log10(x)), "cy": frame.down(mean)}
-        dots.append(el("circle", el("title", said), **place, r=3, class_=f"s{i % COLOURS} dot"))
+        dots.append(el("circle", el("title", said), **place, r=3, class_=f"s{each.colour % COLOURS} dot"))
     return el("g", dots)
 
 

@@ -69,7 +69,7 @@ def section(results: Results, analysis: Analysis) -> Html:
     sentences = el("ul", [el("li", sentence) for sentence in verdict(results, analysis)])
     parts: list[Child] = [el("h2", f"On {analysis.taskset}"), sentences]
     if analysis.arms:
-        rows = {**({"start": analysis.start} if analysis.start else {}), **analysis.arms}
+        rows = {**analysis.arms, **({"start": analysis.start} if analysis.start else {})}
         drawn = [m for m in analysis.metrics if m.partition("@")[0] in ("greedy", "pass", "vote", "strict", "rerank")]
         dots = [(m, [(name, values[m].interval) for name, values in rows.items()]) for m in drawn]
         parts += [
@@ -136,10 +136,10 @@ def curves(results: Results) -> Html:
 
 def _bands(results: Results, *, measured: bool) -> list[Band]:
     made = []
-    for arm, trials in results.trials.items():
+    for i, (arm, trials) in enumerate(results.trials.items()):
         found = [trial.measured if measured else trial.curve for trial in trials.values()]
         window = 1 if measured or not found else max(1, min(map(len, found)) // 10)
-        each = band(arm, found, window) if found else None
+        each = band(arm, i, found, window) if found else None
         made += [] if each is None else [each]
     return made
 
