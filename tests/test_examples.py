@@ -85,6 +85,18 @@ def test_gsm8k_with_lora_on_a_small_folder_and_the_real_files(tiny, tmp_path, da
     assert len(gsm8k("test", data_dir / "gsm8k")) == 1319
 
 
+def test_expert_iteration(tmp_path):
+    # expert_iteration.toml: two rounds of a few problems
+    made = run(
+        str(EXAMPLES / "expert_iteration.toml"), "--run", str(tmp_path / "run"), "--json", str(tmp_path / "out.json"),
+        *SMALL, "--set", "stages.0.epochs=0.1", "--set", "stages.1.steps=2", "--set", "stages.1.prompts=8",
+        "--set", "tasks.demonstrations.limit=64", "--set", "tasks.validation.limit=20", "--set", "tasks.test.limit=20",
+        "--set", "evaluation.samples=2", "--set", "model.small.width=32",
+    )  # fmt: skip
+    assert set(made["evaluations"]["ei"]) == {"validation", "test"}
+    assert "best" in Path(made["model"]).parts
+
+
 def test_svamp(tmp_path, data_dir):
     # svamp.toml on the real files, a few steps of each stage
     folder = data_dir / "svamp"

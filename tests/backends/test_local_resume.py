@@ -125,6 +125,16 @@ def test_reset_puts_weights_back_and_forgets_the_optimiser(tiny: Load, tmp_path:
     assert learner.version == 2  # still counts all updates
 
 
+def test_a_reset_begins_the_schedule_anew_and_says_where_it_ends(tiny: Load) -> None:
+    """Linear to 0 with one step of warm-up: 1 and then 1 − i/(n − 1) of the rate; a round of one step is all warm-up."""
+    learner = LocalLearner(
+        tiny(), Optimiser(learning_rate=1.0, schedule="linear", warmup_steps=1, total_steps=10**9), restart=True
+    )
+    for total, wanted in ((5, [1.0, 1.0, 0.75, 0.5, 0.25]), (3, [1.0, 1.0, 0.5]), (1, [1.0])):
+        learner.reset(total_steps=total, keep_weights=total == 3)
+        assert [learner.step(batch(i), nll)["optim/learning_rate"] for i in range(total)] == wanted
+
+
 def test_what_cannot_be_loaded_is_said(tiny: Load, tmp_path: Path) -> None:
     learner = LocalLearner(tiny(), MUON)
     learner.step(batch(0), nll)

@@ -326,6 +326,20 @@ def test_reset_puts_weights_back_and_forgets_the_optimiser(engine, tmp_path):
 
 def test_a_reference_stays_where_it_was_made(engine, policy):
     batch = rows(policy)
+def test_a_reset_that_keeps_the_weights_forgets_the_optimiser_only(engine, tmp_path):
+    kept, opened = engine.open(), engine.open()
+    batch = rows(kept)
+    imitate(kept, batch)
+    kept.learner.save(tmp_path)
+    before = table(kept)
+    kept.learner.reset(keep_weights=True)
+    assert same(table(kept), before)
+    imitate(kept, batch)
+    opened.learner.reset(tmp_path / "model")  # the same weights, and no optimiser's state either
+    imitate(opened, batch)
+    assert same(table(kept), table(opened))
+
+
     reference = engine.frozen(policy)
     start = policy.learner.logprobs(batch)
     assert torch.equal(reference.logprobs(batch), start)
