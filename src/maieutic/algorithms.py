@@ -4,16 +4,16 @@
     ---------------------------------------------------------------------------------------------------------------
     sft         demonstrations   –                         nll                              token_mean        sgd
     rejection_sampling  correct_only (dedup)  –            nll                              token_mean        refit
-    star        correct_only (hints)  –                    nll                              token_mean        refit from base
-    rest_em     correct_only (cap)  –                      nll                              token_mean        refit from base
-    expert_iteration    correct_only (union)  –            nll                              token_mean        refit from base
+    star        correct_only (hints)  –                    nll                              token_mean   refit from base
+    rest_em     correct_only (cap)  –                      nll                              token_mean   refit from base
+    expert_iteration    correct_only (union)  –            nll                              token_mean   refit from base
     rcrl        conditioned_on_reward  –                   nll                              token_mean        refit
     reinforce   everything       discounted | whitened     policy_gradient                  token_mean        sgd
     rloo        everything       leave_one_out             policy_gradient                  sequence_sum      sgd
     reinforce_plus_plus           kl_in_reward | discounted | whitened   clipped_surrogate  token_mean        sgd
     reinforce_plus_plus_baseline  group_centered | whitened   clipped_surrogate + β·k2     token_mean        sgd
     ppo         everything       kl_in_reward | gae | whitened  clipped_surrogate + value_loss  token_mean        sgd
-    trpo        everything       group_centered            surrogate                        token_mean        trust_region
+    trpo        everything       group_centered            surrogate                        token_mean      trust_region
     grpo        everything       group_normalized          clipped_surrogate (+ β·KL)       sequence_mean     sgd
     dr_grpo     everything       group_centered            clipped_surrogate                constant_length   sgd
     dapo        informative      group_normalized          clipped_surrogate (low, high)    token_mean        sgd
@@ -162,7 +162,7 @@ def reinforce_plus_plus_baseline(
 ) -> Algorithm:  # fmt: skip
     """REINFORCE++ with baseline (arXiv 2501.03262): the group's mean taken off, then whitened over the batch; the KL is
     k2 in the loss. Whitened by tokens, as in verl and OpenRLHF: where right completions are longer than wrong ones, the
-    mean over tokens is not 0 and moves rows without credit (`lite_ppo` has no such term). β as in OpenRLHF's example."""
+    mean over tokens is not 0 and moves rows without credit (not so in `lite_ppo`). β as in OpenRLHF's example."""
     loss = corrected(clipped_surrogate(epsilon), correction) + beta * kl_to_reference(kl)
     give, update = group_centered() | whitened(), sgd(epochs, minibatches)
     return Algorithm("reinforce_plus_plus_baseline", everything(), give, loss, token_mean(), update)

@@ -63,7 +63,7 @@ def test_the_table_of_algorithms_comes_from_the_values(command):
     told = command("algorithms", "--json", "-").json["algorithms"]
     assert set(told) == set(ALGORITHMS)
     assert told["grpo"]["credit"] == "group_normalized()"
-    assert told["dapo"]["which rows"] == "informative()"
+    assert told["dapo"]["which rows"] == "informative(skip_truncated=False)"
     shown = command("algorithms").out
     assert all(name in shown for name in ALGORITHMS)
 
