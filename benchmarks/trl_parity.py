@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from maieutic.backends.local import LocalLearner, Optimiser
-from maieutic.core.kl import k3
+from maieutic.core.kl import corrected_k3, k3
 from maieutic.core.losses import (
     clipped_sequence_ratio,
     clipped_surrogate,
@@ -34,9 +34,11 @@ from maieutic.core.losses import (
     kl_to_reference,
     nll,
     policy_gradient,
+    soft_gate,
 )
 from maieutic.core.parts import Loss, Weigh
-from maieutic.core.weights import constant_length, sequence_mean, sequence_sum, token_mean
+from maieutic.core.preference import chosen_nll, dpo, ipo, odds_ratio
+from maieutic.core.weights import constant_length, pair_mean, sequence_mean, sequence_sum, token_mean
 from maieutic.errors import ConfigError
 from maieutic.models.causal import load_causal
 from maieutic.models.small import tiny_folder
@@ -62,6 +64,8 @@ class Case:
     why: str = ""
     inputs: dict[str, str] = field(default_factory=dict)
     """Inputs of TRL's that are to be taken from another column."""
+    less: str = ""
+    """A case of TRL's, not compared itself, whose loss and gradient are subtracted."""
 
 
 def cases() -> list[Case]:
@@ -76,6 +80,15 @@ def cases() -> list[Case]:
             {"loss_type": "grpo", **clip, "beta": 0.04, "use_bias_correction_kl": False},
         ),
         Case("dr_grpo", surrogate, constant_length(WIDTH), "grpo", {"loss_type": "dr_grpo", **clip}),
+        Case(
+            "grpo_corrected_kl", surrogate + 0.04 * kl_to_reference(corrected_k3), sequence_mean(), "grpo",
+            {"loss_type": "grpo", **clip, "beta": 0.04, "use_bias_correction_kl": True},
+        ),
+        Case(
+            "grpo_dual_clip", clipped_surrogate(0.2, 0.28, dual_clip=1.3), sequence_mean(), "grpo",
+            {"loss_type": "grpo", **clip, "delta": 1.3},
+        ),
+        Case("sapo", soft_gate(1.0, 1.05), sequence_mean(), "grpo", {"loss_type": "sapo", "beta": 0.0}),
         Case("dapo", surrogate, token_mean(), "grpo", {"loss_type": "dapo", **clip}),
         Case(
             "gspo", clipped_sequence_ratio(0.03, 0.04), sequence_mean(), "grpo",
@@ -100,7 +113,26 @@ def cases() -> list[Case]:
 
 def preference_cases() -> list[Case]:
     """Losses of pairs."""
-    return []
+    orpo = chosen_nll() + 0.1 * odds_ratio()
+    return [
+        Case("dpo", dpo(0.1), pair_mean(), "dpo", {"beta": 0.1, "loss_type": ["sigmoid"]}),
+        Case("ipo", ipo(0.1, average=True), pair_mean(), "dpo", {"beta": 0.1, "loss_type": ["ipo"]}),
+        Case(
+            "ipo_summed", ipo(0.1), pair_mean(), "dpo", {"beta": 0.1, "loss_type": ["ipo"]}, same=(),
+            why="the paper's loss is of summed log-ratios, and so is our default; TRL divides by the completion's "
+            "length, as our `average=True` does (row ipo)",
+        ),
+        Case(
+            "orpo", orpo, pair_mean(), "orpo", {"beta": 0.1}, same=(),
+            why="TRL's likelihood is a mean over all tokens of the batch, the prompts' too; ours is of completions, a "
+            "mean for each row. The odds ratio is the same (next row)",
+        ),
+        Case(
+            "orpo_odds_ratio", odds_ratio(), pair_mean(), "orpo", {"beta": 1.0}, same=("loss", "gradient"),
+            less="orpo_likelihood",
+            why="beta = 1 less beta = 0 on TRL's side, which leaves the odds ratio's term",
+        ),
+    ]  # fmt: skip
 
 
 def batch_of(learner: LocalLearner) -> Batch:
@@ -181,6 +213,7 @@ def compare(trl_python: Path) -> dict[str, Any]:
         torch.save(trl_layout(batch, learner.logprobs(batch)), folder / "batch.pt")
         listed = cases()
         asked = [{"name": c.name, "trainer": c.trainer, "settings": c.settings, "inputs": c.inputs} for c in listed]
+        asked.append({"name": "orpo_likelihood", "trainer": "orpo", "settings": {"beta": 0.0}, "inputs": {}})
         (folder / "cases.json").write_text(json.dumps(asked))
         side = Path(__file__).with_name("_trl_side.py")
         run = subprocess.run([trl_python, side, folder], capture_output=True, text=True, check=False)
@@ -190,11 +223,16 @@ def compare(trl_python: Path) -> dict[str, Any]:
         made |= theirs.pop("versions")
         for case in listed:
             gradients = load_file(folder / "gradients" / f"{case.name}.safetensors")
+            said = theirs[case.name]
+            if case.less:
+                less = load_file(folder / "gradients" / f"{case.less}.safetensors")
+                gradients = {name: gradient - less[name] for name, gradient in gradients.items()}
+                said -= theirs[case.less]
             loss, own = ours(case, learner, batch)
             made["cases"][case.name] = {
                 "ours": loss,
-                "trl": theirs[case.name],
-                "loss": abs(loss - theirs[case.name]) / max(abs(theirs[case.name]), 1e-12),
+                "trl": said,
+                "loss": abs(loss - said) / max(abs(said), 1e-12),
                 "gradient": _distance(own, gradients),
                 "same": list(case.same),
                 "why": case.why,

@@ -44,6 +44,7 @@ def test_types_of_the_columns():
 
 
 def test_padding_is_told_by_lengths_and_never_by_an_id():
+    """A16: padding is what lies beyond a row's length, whatever token stands there."""
     # token 0 is a token like any other: a row may contain it and even end in it
     batch = pack([example([5, 0, 0], [N, Y, Y]), example([5, 6, 7, 8], [N, Y, Y, Y])])
     assert batch.lengths.tolist() == [3, 4]
@@ -74,6 +75,7 @@ def test_step_rewards_are_where_their_steps_end_and_add_to_the_outcome():
 
 
 def test_only_the_length_limit_leaves_a_row_unterminated():
+    """A17: why a rollout ended is carried, never guessed from its last token."""
     rows = [example([5, 6], [N, Y], finish=f) for f in (Finish.STOP, Finish.LENGTH, Finish.ENVIRONMENT)]
     assert pack(rows).terminated.tolist() == [True, False, True]
 

@@ -78,6 +78,7 @@ def test_a_rollout_is_the_prompt_and_what_was_sampled():
 
 
 def test_what_a_tool_writes_is_masked_and_has_a_span_of_its_own():
+    """A18: sampled ids and inserted ids are joined as ids; nothing is tokenised again."""
     # the policy writes "1 + 2 =", the tool 3 in the place after it, and the policy goes on there with its own next word
     tool = Adder()
     (rollout,) = group_of(certain("1 + 2 = 2 = 1"), tool=tool).rollouts

@@ -129,6 +129,7 @@ def test_completions_have_the_shape_that_they_should(policy):
 
 
 def test_a_stop_token_ends_a_completion_and_belongs_to_it(policy):
+    """A16: the stop token is the completion's last token, with its log-prob."""
     (anything,) = sample(policy, n=1, stop_ids=frozenset(), max_tokens=5)
     assert len(anything.tokens) == 5
     third = anything.tokens[2]
@@ -182,6 +183,7 @@ def test_greedy_is_the_most_probable_token_with_its_logprob_at_temperature_one(p
 
 
 def test_what_the_environment_inserts_is_masked_and_context(policy):
+    """A18: what the environment writes is context for what follows, and not learned."""
     inserted = policy.chat.encode("3 4")
 
     def interject(tokens):
@@ -324,8 +326,6 @@ def test_reset_puts_weights_back_and_forgets_the_optimiser(engine, tmp_path):
     assert same(table(policy), once)
 
 
-def test_a_reference_stays_where_it_was_made(engine, policy):
-    batch = rows(policy)
 def test_a_reset_that_keeps_the_weights_forgets_the_optimiser_only(engine, tmp_path):
     kept, opened = engine.open(), engine.open()
     batch = rows(kept)
@@ -340,6 +340,8 @@ def test_a_reset_that_keeps_the_weights_forgets_the_optimiser_only(engine, tmp_p
     assert same(table(kept), table(opened))
 
 
+def test_a_reference_stays_where_it_was_made(engine, policy):
+    batch = rows(policy)
     reference = engine.frozen(policy)
     start = policy.learner.logprobs(batch)
     assert torch.equal(reference.logprobs(batch), start)

@@ -45,6 +45,7 @@ def test_a_rollout_in_which_nothing_was_chosen_is_left_out():
 
 
 def test_truncated_rollouts_are_left_out_on_request():
+    """A17: what the limit cut is a row like others unless it is asked to be left out."""
     cut = group((1.0, STOP), (0.0, CUT), (0.5, Finish.ENVIRONMENT))
     assert chosen(select.everything(skip_truncated=True), cut) == [(0, 0, 1.0), (0, 2, 0.5)]
     assert len(select.everything(skip_truncated=False)([cut])) == 3

@@ -72,6 +72,7 @@ def test_entropy_by_hand() -> None:
 
 
 def test_half_precision_logits_are_scored_in_float32() -> None:
+    """A23: logits become float32 before the log-softmax."""
     logits = torch.randn(5, 40, generator=torch.Generator().manual_seed(0)).bfloat16() * 8
     got = selected_logprobs(logits, torch.arange(5))
     assert got.dtype == torch.float32

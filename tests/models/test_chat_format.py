@@ -59,6 +59,7 @@ def _text(chat: ChatFormat, tokens: Any) -> str:
 
 
 def test_prompt_has_one_bos_and_opens_the_assistants_turn(folder: Path) -> None:
+    """A19: exactly one BOS, whoever adds it: template or tokenizer."""
     chat = chat_format(_tokenizer(folder))
     assert _text(chat, chat.prompt([ASKED])) == (
         "<bos><|im_start|>user\nwhat is 3 + 4 ?<|im_end|>\n<|im_start|>assistant\n"
@@ -76,6 +77,7 @@ def test_completion_ends_as_the_models_turns_end(folder: Path) -> None:
 
 
 def test_stop_ids_are_a_set_from_three_sources(folder: Path) -> None:
+    """A16: what ends a completion is a set of ids, as many chat models have several."""
     tokenizer = _tokenizer(folder)
     end, eos, pad = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<eos>", "<pad>"])
     chat = chat_format(tokenizer, generation_config=SimpleNamespace(eos_token_id=[eos, pad]))
@@ -172,6 +174,7 @@ def test_pieces_are_the_whole(kind: str, folder: Path) -> None:
 
 
 def test_end_of_turn_is_in_the_mask_even_where_it_is_also_the_padding(folder: Path) -> None:
+    """A16: the token that ends a turn is an action, also where padding has its id: masks go by length, never by id."""
     tokenizer = load_tokenizer(folder / "llama")
     tokenizer.pad_token = tokenizer.eos_token
     chat = chat_format(tokenizer)
@@ -199,6 +202,7 @@ def test_a_template_that_refuses_a_lone_system_message_still_renders(folder: Pat
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(folder: Path) -> None:
+    """A18: a template that changes earlier turns (strips thoughts) would make other tokens than were sampled."""
     chat = chat_format(_tokenizer(folder, FORGETFUL))
     thought = Message("assistant", "<think>3 + 4</think>7")
     assert chat.render([ASKED, thought]).tokens  # one turn is no problem
@@ -208,6 +212,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(folder: Path) -> None
 
 
 def test_lint_sees_two_bos_a_missing_bos_and_open_turns(folder: Path) -> None:
+    """A19: two BOS tokens, or none, are found and said."""
     assert lint(chat_format(_tokenizer(folder))) == []
     assert lint(chat_format(load_tokenizer(folder / "llama"))) == []
     assert lint(chat_format(_tokenizer(folder, "{{ bos_token }}" + CHATML))) == [
