@@ -100,9 +100,11 @@ def sft() -> Algorithm:
     return Algorithm("sft", demonstrations(), none(), nll(), token_mean(), sgd())
 
 
-def rejection_sampling(dedup: str = "equations", cap: int | None = None, epochs: int = 3, rows: int = 64) -> Algorithm:
-    """RFT (arXiv 2308.01825): fine-tune on the correct samples, one of each path of equations; one step is a round."""
-    update = refit(epochs, rows, restart=False)
+def rejection_sampling(
+    dedup: str = "equations", cap: int | None = None, epochs: int = 3, rows: int = 64, restart: bool = False
+) -> Algorithm:
+    """RFT (arXiv 2308.01825): fine-tune the policy (`restart`: its base) on its correct samples, one of each path."""
+    update = refit(epochs, rows, restart)
     return Algorithm("rejection_sampling", correct_only(dedup, cap), none(), nll(), token_mean(), update)
 
 

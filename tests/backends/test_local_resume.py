@@ -126,7 +126,7 @@ def test_reset_puts_weights_back_and_forgets_the_optimiser(tiny: Load, tmp_path:
 
 
 def test_a_reset_begins_the_schedule_anew_and_says_where_it_ends(tiny: Load) -> None:
-    """Linear to 0 with one step of warm-up: 1 and then 1 − i/(n − 1) of the rate; a round of one step is all warm-up."""
+    """Linear to 0 with one step of warm-up: 1 and then 1 − i/(n − 1) of the rate; a round of one step is warm-up."""
     learner = LocalLearner(
         tiny(), Optimiser(learning_rate=1.0, schedule="linear", warmup_steps=1, total_steps=10**9), restart=True
     )
