@@ -5,7 +5,10 @@
 
 What comes out reads as if the policy had found it alone: the plain prompt, then the completion. It is to be imitated
 (STaR, arXiv 2203.14465), not reinforced: its log-probs are unknown (0), and its group is `hinted`, so that selects of
-an algorithm that compares rewards leave it out. Letters: `K` attempts with a hint.
+an algorithm that compares rewards leave it out.
+
+    algorithm = star()
+    source = Rationalised(Sampled(tasks, roller, …), roller, algorithm.select.hints, hint="{question} ({answer})")
 """
 
 from __future__ import annotations

@@ -8,6 +8,14 @@ sampler, at temperature 1: the likelihood that is raised is that of the policy i
 Without removing duplicates one round (with endless samples) moves the policy to π'(y) ∝ π(y) · 1[y correct]; removing
 them moves it to the uniform distribution over the correct completions, which is what keeps a policy diverse.
 
+In Python a stage of expert iteration from a fine-tuned model, whose demonstrations are D₀, reads
+
+    algorithm = expert_iteration()
+    algorithm.select.kept.add(Recorded(tasks, chat, batch=len(tasks)).next())
+    policy = LocalBackend().policy(base, optimiser, restart=True)      # each round goes back to the base
+    policy.learner.reset(fine_tuned_folder)                            # the first one is sampled by this one
+    for step in train(Sampled(tasks, roller, prompts=len(tasks), num_generations=96), policy, algorithm, steps=5): ...
+
 Letters: `K` samples of a task, `R` rows.
 """
 
