@@ -27,13 +27,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_small(folder, spec, ["A farm has 12 hens. #### 12"], tokenizer="bpe", vocabulary_size=300)
 
 
-def run(*arguments: str) -> dict:
+def run(*arguments: str, verb: str = "train") -> dict:
     """`maieutic train …` from the repository's root, as README has it; what it writes as JSON."""
     out = Path(arguments[arguments.index("--json") + 1])
     before = Path.cwd()
     os.chdir(ROOT)
     try:
-        assert main(["train", *arguments]) == 0
+        assert main([verb, *arguments]) == 0
     finally:
         os.chdir(before)
     return json.loads(out.read_text())
@@ -107,3 +107,39 @@ def test_svamp(tmp_path, data_dir):
         "--set", "stages.1.optimiser.warmup_steps=0", "--set", "evaluation.limit=20", "--set", "evaluation.samples=2",
     )  # fmt: skip
     assert set(made["evaluations"]["rl"]) == {"heldout", "svamp"}
+
+
+#: Makes the studies small.
+TINY = [
+    "--set", "tasks.demonstrations.limit=64", "--set", "tasks.test.limit=10", "--set", "model.small.width=32",
+    "--set", "stage.prompts=4", "--set", "evaluation.samples=4", "--set", "evaluation.k=2",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_compare(tmp_path):
+    # compare.toml: all its arms with one seed, two steps each
+    made = run(
+        str(EXAMPLES / "compare.toml"), "--out", str(tmp_path / "out"), "--json", str(tmp_path / "out.json"), *TINY,
+        "--set", "seeds=[1]", "--set", "budget.samples=64", "--set", "stage.validation.every=1",
+        "--set", "stage.validation.limit=4", verb="compare",
+    )  # fmt: skip
+    assert made["failed"] == []
+    assert {trial["arm"] for trial in made["trials"]} == {"grpo", "rloo", "dapo"}
+    assert set(made["tasksets"]["test"]["start"]) >= {"greedy", "pass@1", "pass@2", "vote@2", "rerank@2", "unique"}
+
+
+@pytest.mark.slow
+def test_sweep(tmp_path):
+    # sweep.toml: one of its hyper-parameters, one step a run
+    made = run(
+        str(EXAMPLES / "sweep.toml"), "--out", str(tmp_path / "out"), "--json", str(tmp_path / "out.json"), *TINY,
+        "--set", "stage.budget.samples=32", "--set", "grid={temperature=[0.7, 1.0]}", verb="sweep",
+    )  # fmt: skip
+    assert made["failed"] == []
+    found = made["tasksets"]["test"]
+    assert [(level["key"], level["value"], level["runs"]) for level in found["levels"]] == [
+        ("temperature", 1.0, 3), ("temperature", 0.7, 3),
+    ]  # fmt: skip
+    assert {seed for setting in found["settings"] for seed in setting["by_seed"]} == {"1", "2", "3"}
+    assert Path(made["page"]).is_file()
