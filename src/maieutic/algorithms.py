@@ -96,7 +96,7 @@ SCALES: Mapping[str, Credit] = {
 
 
 def sft() -> Algorithm:
-    """Supervised fine-tuning: maximum likelihood of demonstrations."""
+    """Supervised fine-tuning (arXiv 2203.02155): maximum likelihood of demonstrations."""
     return Algorithm("sft", demonstrations(), none(), nll(), token_mean(), sgd())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import os
 import subprocess
 import sys
@@ -66,6 +67,10 @@ def test_the_table_of_algorithms_comes_from_the_values(command):
     assert told["dapo"]["which rows"] == "informative(skip_truncated=False)"
     shown = command("algorithms").out
     assert all(name in shown for name in ALGORITHMS)
+    assert [
+        name for name, parts in told.items() if not re.search(r"\d{4}", parts["source"])
+    ] == []  # each has its paper
+    assert (told["rloo"]["source"], told["reinforce"]["source"]) == ("arXiv 2402.14740", "Williams, 1992")
 
 
 def test_an_algorithm_shows_its_hyper_parameters(command):

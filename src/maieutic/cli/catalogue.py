@@ -23,6 +23,12 @@ OBJECTS = frozenset({"verifier", "tool"})
 #: For algorithms that must know it; a stage of a config gives its own.
 MAX_COMPLETION_LENGTH = 256
 EXAMPLES = 3
+#: The parts of an algorithm, as the table calls them.
+COLUMNS = ("which rows", "credit", "loss", "tokens count", "step")
+#: Column of a batch → the model that an algorithm which reads it runs beside the policy.
+MODELS = {
+    "ref_logprobs": "reference", "old_values": "critic", "teacher_logprobs": "teacher", "teacher_top_ids": "teacher",
+}  # fmt: skip
 
 
 def tasks(
@@ -121,10 +127,16 @@ def algorithms(
     if name is not None:
         _one_algorithm(show, name)
         return
-    rows = {each: _parts(_made(each)) for each in ALGORITHMS}
-    listed = table("name", "which rows", "credit", "loss", "tokens count", "step", "needs")
+    rows = {each: {**_parts(_made(each)), "source": _source(factory)} for each, factory in ALGORITHMS.items()}
+    listed = table("name\nsource", "which rows\ncredit", "loss", "tokens count\nstep", "runs")
+    listed.columns[0].no_wrap = True
     for each, parts in rows.items():
-        listed.add_row(f"[bold]{each}[/]", *(_short(str(value)) for value in parts.values()))
+        models = {word: None for column, word in MODELS.items() if column in _made(each).asks}
+        rows_, credit, loss, count, step = (_short(parts[column]) for column in COLUMNS)
+        source = f"[dim]{parts['source']}[/]"
+        listed.add_row(
+            f"[bold]{each}[/]\n{source}", f"{rows_}\n{credit}", loss, f"{count}\n{step}", "\n".join(models) or "–"
+        )
     show.out.print(listed)
     show.out.print("maieutic algorithms NAME shows its hyper-parameters", style="dim", highlight=False)
     show.write_json({"algorithms": rows})
@@ -170,8 +182,16 @@ def _parts(algorithm: Algorithm) -> dict[str, str]:
 
 
 def _short(text: str) -> str:
-    """A part as the table shows it: values without their names, which `maieutic algorithms NAME` shows in full."""
-    return "–" if text in ("none()", "") else re.sub(r"(, )?\w+=None|\w+=", "", text).replace("()", "")
+    """A part as the table shows it, by its names alone; `maieutic algorithms NAME` shows it in full."""
+    while (bare := re.sub(r"\([^()]*\)", "", text)) != text:
+        text = bare
+    return "–" if text in ("none", "") else re.sub(r"[\d.]+ \* ", "", text)
+
+
+def _source(factory: Callable[..., Any]) -> str:
+    """Where an algorithm comes from, as its documentation says first: an arXiv number, or author and year."""
+    found = re.search(r"arXiv \d{4}\.\d{5}|(?<=\()[^()]*\d{4}(?=\))", inspect.getdoc(factory) or "")
+    return found.group() if found else "–"
 
 
 def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
