@@ -41,6 +41,12 @@ FORBIDDEN_NAMES = {"utils", "helpers", "common", "base"}
 FORBIDDEN_ENDINGS = ("Manager", "Handler", "Impl")
 
 
+def test_the_documentation_draws_the_levels():
+    page = (ROOT / "docs" / "read-in-order.md").read_text()
+    drawn = page[page.index("```\ntypes") :].split("```")[1].strip().splitlines()
+    assert [set(line.split(" · ")) for line in drawn] == LEVELS[:-1]  # __main__ goes without saying
+
+
 def part_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
