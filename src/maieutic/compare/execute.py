@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from maieutic.compare.places import SHARED, Failure, complete, failed, log_file, plan_file, run_folder
+from maieutic.compare.places import MARK, SHARED, Failure, complete, failed, log_file, plan_file, run_folder
 from maieutic.compare.plan import Plan
 from maieutic.config import Config, read_config
 from maieutic.errors import RunError
@@ -90,6 +90,7 @@ class _Execution:
         self.failures: list[Failure] = []
         self.live: dict[Job, subprocess.Popen[str]] = {}
         self.lock = threading.Lock()
+        self.stopping = False
 
     def run(self, jobs: int) -> list[Failure]:
         """Until nothing is left to do."""
@@ -151,17 +152,20 @@ class _Execution:
             )  # fmt: skip
             with self.lock:
                 self.live[job] = process
+                if self.stopping:
+                    _close(process)
             assert process.stdout is not None
             for line in process.stdout:
-                said = json.loads(line) if line.startswith("{") else {}
+                if not line.startswith(MARK):
+                    log.write(line)
+                    continue
+                said = json.loads(line.removeprefix(MARK))
                 error = said.get("error", error)
                 self.shares[job] = min(0.999, said.get("share", self.shares[job]))
             code = process.wait()
         with self.lock:
             del self.live[job]
-        if process.stdin is not None:
-            with suppress(BrokenPipeError):
-                process.stdin.close()
+        _close(process)
         if code == 0:
             return None
         return Failure(job.seed, job.name, code, error or f"its process ended with code {code}; see {path}")
@@ -169,12 +173,11 @@ class _Execution:
     def _stop(self, running: list[Future[Failure | None]]) -> None:
         """Let every process end its step; on a second Ctrl-C, end them at once."""
         with self.lock:
+            self.stopping = True
             processes = list(self.live.values())
         try:
             for process in processes:
-                if process.stdin is not None:
-                    with suppress(BrokenPipeError):
-                        process.stdin.close()
+                _close(process)
             wait(running)
         except KeyboardInterrupt:
             for process in processes:
@@ -188,3 +191,10 @@ class _Execution:
         words = f"{complete_now} of {len(self.shares)} runs complete" + (f"; {', '.join(busy)}" if busy else "")
         share = sum(self.shares.values()) / len(self.shares)
         self.watch(share if complete_now == len(self.shares) else min(share, 0.99), words)
+
+
+def _close(process: subprocess.Popen[str]) -> None:
+    """Tell a process to stop at the end of its step."""
+    if process.stdin is not None:
+        with suppress(BrokenPipeError):
+            process.stdin.close()

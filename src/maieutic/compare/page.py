@@ -13,7 +13,7 @@ from maieutic.compare.drawing import Band, band, learning_curves
 from maieutic.compare.measures import title
 from maieutic.compare.results import Results
 from maieutic.compare.verdict import points, unit, verdict
-from maieutic.compare.words import amount, cost_titles, shown
+from maieutic.compare.words import amount, cost_titles, shown, single
 from maieutic.errors import RunError
 from maieutic.report.markup import Child, Html, el, table
 from maieutic.report.plots import whiskers
@@ -89,9 +89,7 @@ def _finals(analysis: Analysis, rows: dict) -> Html:
     for metric in analysis.metrics:
         for name, values in rows.items():
             value = values[metric]
-            seeds = ", ".join(
-                shown(metric, value.interval.__class__(x, x, x)).partition(" (")[0] for x in value.by_seed
-            )
+            seeds = ", ".join(single(metric, x) for x in value.by_seed)
             intervals = [shown(metric, each) for each in (value.interval, value.over_seeds, value.bootstrap)]
             made.append([f"{metric} ({title(metric)})" if name == next(iter(rows)) else "", name, *intervals, seeds])
     return el("details", el("summary", "All metrics"), table(head, made, "95 % intervals", class_="numbers"))

@@ -19,6 +19,9 @@ from maieutic.run.directory import RunDirectory
 #: The run of the shared start has this name; no arm may.
 SHARED = "start"
 
+#: Begins the lines that a run's process says to whoever started it; other lines are what rewards and tools print.
+MARK = "maieutic-study: "
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:

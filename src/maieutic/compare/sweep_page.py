@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from maieutic.compare import words
 from maieutic.compare.page import PAGE, notes, plan_of, runs, write_document
 from maieutic.compare.results import Results
 from maieutic.compare.sensitivity import Run, Sensitivity, diverged, median, quartiles
-from maieutic.core.intervals import Interval
 from maieutic.report.markup import Child, Html, el, table
 from maieutic.report.plots import whiskers
 
@@ -61,17 +61,10 @@ def setting_rows(found: Sensitivity) -> list[list[str]]:
     """A row for each setting: its values, the mean with its interval, quartiles over seeds, share diverged."""
     rows = []
     for setting in found.settings:
-        words = ", ".join(f"{key.rpartition('.')[2]} {shown(value)}" for key, value in setting.values.items())
-        mean = "–" if setting.interval is None else inside(setting.interval)
-        rows.append([setting.name, words, mean, *_numbers(setting.runs)])
+        told = ", ".join(f"{key.rpartition('.')[2]} {shown(value)}" for key, value in setting.values.items())
+        mean = "–" if setting.interval is None else words.shown(found.metric, setting.interval)
+        rows.append([setting.name, told, mean, *_numbers(setting.runs)])
     return rows
-
-
-def inside(interval: Interval) -> str:
-    """A share with its interval, cut to what a share can be: Student's t knows no bounds."""
-    if math.isfinite(interval.low):
-        interval = Interval(interval.value, max(0.0, interval.low), min(1.0, interval.high))
-    return interval.percent()
 
 
 def share(x: float) -> str:

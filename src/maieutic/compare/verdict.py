@@ -28,14 +28,14 @@ def verdict(results: Results, analysis: Analysis) -> list[str]:
 
 
 def uneven(results: Results, analysis: Analysis) -> list[str]:
-    """One sentence for each arm that spent visibly more or less than the budget: a step is never cut in two."""
+    """One sentence for each arm that spent visibly more than the budget (no step is cut in two), or less."""
     budget = results.plan.arms[0].stage.budget
     if budget is None:
         return []
     spent = {arm: costs[budget.kind] / budget.amount for arm, costs in analysis.costs.items()}
     return [
-        f"Not quite equal: {arm} spent {100 * share:.0f} % of the budget of {budget.kind.replace('_', ' ')}, for its "
-        "steps are large."
+        f"Not quite equal: {arm} spent {100 * share:.0f} % of the budget of {budget.kind.replace('_', ' ')}, "
+        + ("for its steps are large." if share > 1 else "for its steps cost nothing any more.")
         for arm, share in spent.items()
         if abs(share - 1) > UNEVEN
     ]
@@ -139,5 +139,6 @@ def _what(results: Results, analysis: Analysis) -> str:
     spent = "" if budget is None else f", each with {budget.amount:,.15g} {budget.kind.replace('_', ' ')}"
     return (
         f"Compared on {analysis.taskset}: {', '.join(names)}{spent}. Differences are paired by seed and problem; the "
-        "intervals are of 95 % and reckon with other seeds and other problems; claims hold for all comparisons at once."
+        "intervals are of 95 % and reckon with other seeds and other problems; claims hold for all comparisons of a "
+        "kind at once."
     )

@@ -12,17 +12,29 @@ from maieutic.report.words import duration
 
 def shown(metric: str, value: Interval) -> str:
     """`41.2 % (38.0 to 44.4)`, or `112.4 (108.0 to 117.1)` for what is not a share."""
-    return value.plain() if metric in NUMBERS else value.percent()
+    inside = clamped(metric, value)
+    return inside.plain() if metric in NUMBERS else inside.percent()
+
+
+def single(metric: str, value: float) -> str:
+    """One number without an interval: `41.2 %`."""
+    return f"{value:.1f}" if metric in NUMBERS else f"{100 * value:.1f} %"
 
 
 def cell(metric: str, value: Interval) -> str:
     """The value, with its interval on a line of its own."""
-    scale, unit = (1, "") if metric in NUMBERS else (100, " %")
     if not math.isfinite(value.low):
-        return f"{scale * value.value:.1f}{unit}\n?"
-    # a share is never outside 0 and 1, whatever Student's t says of few seeds
-    low, high = (value.low, value.high) if metric in NUMBERS else (max(0.0, value.low), min(1.0, value.high))
-    return f"{scale * value.value:.1f}{unit}\n{scale * low:.1f} to {scale * high:.1f}"
+        return f"{single(metric, value.value)}\n?"
+    inside, scale = clamped(metric, value), 1 if metric in NUMBERS else 100
+    return f"{single(metric, value.value)}\n{scale * inside.low:.1f} to {scale * inside.high:.1f}"
+
+
+def clamped(metric: str, value: Interval) -> Interval:
+    """The interval cut to what the metric can be: Student's t of a few seeds knows of no bounds."""
+    if not math.isfinite(value.low):
+        return value
+    most = math.inf if metric in NUMBERS else 1.0
+    return Interval(value.value, max(0.0, value.low), min(most, value.high))
 
 
 def cost_titles() -> Mapping[str, str]:

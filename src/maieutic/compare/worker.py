@@ -1,7 +1,7 @@
 """The process of one run of a comparison: `python -m maieutic.compare.worker OUT SEED ARM`.
 
-It says how far it is, and what went wrong, as lines of JSON on stdout, and stops at the end of a step when its stdin is
-closed: so it never outlives for long whoever started it.
+It says how far it is, and what went wrong, as marked lines of JSON on stdout, and stops at the end of a step when its
+stdin is closed: so it never outlives for long whoever started it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from maieutic.compare.places import SHARED, failure_file, model_of, plan_file, run_folder
+from maieutic.compare.places import MARK, SHARED, failure_file, model_of, plan_file, run_folder
 from maieutic.compare.plan import Plan
 from maieutic.config import Config
 from maieutic.errors import MaieuticError, NumericalError
@@ -63,7 +63,7 @@ class Reporting:
 def say(**told: Any) -> None:
     """A line for whoever started this process; nothing where nobody listens any more."""
     with suppress(BrokenPipeError):  # the run goes on to the end of its step, and stops because stdin is closed too
-        print(json.dumps(told), flush=True)
+        print(MARK + json.dumps(told), flush=True)
 
 
 def main(arguments: list[str]) -> int:
