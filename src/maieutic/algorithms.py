@@ -1,37 +1,39 @@
 """The table: every algorithm is a value made of named parts, readable across.
 
-    name        which rows       credit                    loss                             tokens count      step
-    ---------------------------------------------------------------------------------------------------------------
-    sft         demonstrations   –                         nll                              token_mean        sgd
-    rejection_sampling  correct_only (dedup)  –            nll                              token_mean        refit
-    star        correct_only (hints)  –                    nll                              token_mean   refit from base
-    rest_em     correct_only (cap)  –                      nll                              token_mean   refit from base
-    expert_iteration    correct_only (union)  –            nll                              token_mean   refit from base
-    rcrl        conditioned_on_reward  –                   nll                              token_mean        refit
-    reinforce   everything       discounted | whitened     policy_gradient                  token_mean        sgd
-    rloo        everything       leave_one_out             policy_gradient                  sequence_sum      sgd
-    reinforce_plus_plus           kl_in_reward | discounted | whitened   clipped_surrogate  token_mean        sgd
-    reinforce_plus_plus_baseline  group_centered | whitened   clipped_surrogate + β·k2     token_mean        sgd
-    ppo         everything       kl_in_reward | gae | whitened  clipped_surrogate + value_loss  token_mean        sgd
-    trpo        everything       group_centered            surrogate                        token_mean      trust_region
-    grpo        everything       group_normalized          clipped_surrogate (+ β·KL)       sequence_mean     sgd
-    dr_grpo     everything       group_centered            clipped_surrogate                constant_length   sgd
-    dapo        informative      group_normalized          clipped_surrogate (low, high)    token_mean        sgd
-    lite_ppo    everything       group_centered | batch_scaled  clipped_surrogate           token_mean        sgd
-    gdpo        everything       parts_normalized | batch_normalized  clipped_surrogate     sequence_mean     sgd
-    gspo        everything       group_normalized          clipped_sequence_ratio           sequence_mean     sgd
-    gspo_token  everything       group_normalized          clipped_sequence_token_ratio     sequence_mean     sgd
-    cispo       everything       group_normalized          clipped_weight                   token_mean        sgd
-    sapo        everything       group_normalized          soft_gate                        sequence_mean     sgd
-    orpo        pairs            –                         chosen_nll + β·odds_ratio        pair_mean         sgd
-    dpo         pairs            –                         dpo (a reference)                pair_mean         sgd
-    ipo         pairs            –                         ipo (a reference)                pair_mean         sgd
-    simpo       pairs            –                         simpo                            pair_mean         sgd
-    rpo         pairs            –                         dpo + α·chosen_nll               pair_mean         sgd
-    distil      demonstrations   –                         forward_kl (a teacher)           token_mean        sgd
-    gkd         mixed            –                         jensen_shannon (a teacher)       token_mean        sgd
-    on_policy_distillation  everything  reverse_kl_advantage  surrogate (a teacher)         token_mean        sgd
+    name                    which rows   credit                         loss                            tokens count
+    -------------------------------------------------------------------------------------------------------------------
+    sft                     shown        –                              nll                             token_mean
+    distil                  shown        –                              forward_kl (to a teacher)       token_mean
+    rejection_sampling      correct      –                              nll                             token_mean †
+    star                    correct      –                              nll                             token_mean †
+    rest_em                 correct      –                              nll                             token_mean †
+    expert_iteration        correct      –                              nll                             token_mean †
+    rcrl                    conditioned  –                              nll                             token_mean †
+    reinforce               everything   discounted | whitened          policy_gradient                 token_mean
+    reinforce_plus_plus     everything   KL | discounted | whitened     clipped_surrogate               token_mean
+      …_baseline            everything   group_centered | whitened      clipped_surrogate + β·KL        token_mean
+    rloo                    everything   KL | leave_one_out             policy_gradient                 sequence_sum
+    ppo                     everything   KL | gae | whitened            clipped_surrogate + value_loss  token_mean
+    trpo                    everything   group_centered                 surrogate                       token_mean ‡
+    grpo                    everything   group_normalized               clipped_surrogate + β·KL        sequence_mean
+    dr_grpo                 everything   group_centered                 clipped_surrogate               constant_length
+    dapo                    informative  group_normalized               clipped_surrogate (low, high)   token_mean
+    lite_ppo                everything   group_centered | batch_scaled  clipped_surrogate               token_mean
+    gdpo                    everything   parts_normalized | batch_…     clipped_surrogate               sequence_mean
+    gspo                    everything   group_normalized               clipped_sequence_ratio          sequence_mean
+    gspo_token              everything   group_normalized               clipped_sequence_token_ratio    sequence_mean
+    cispo                   everything   group_normalized               clipped_weight                  token_mean
+    sapo                    everything   group_normalized               soft_gate                       sequence_mean
+    orpo                    pairs        –                              chosen_nll + β·odds_ratio       pair_mean
+    dpo                     pairs        –                              dpo (a reference)               pair_mean
+    ipo                     pairs        –                              ipo (a reference)               pair_mean
+    simpo                   pairs        –                              simpo                           pair_mean
+    rpo                     pairs        –                              dpo + α·chosen_nll              pair_mean
+    gkd                     mixed        –                              jensen_shannon (to a teacher)   token_mean
+    on_policy_distillation  everything   reverse_kl_advantage           surrogate                       token_mean
 
+shown: `demonstrations`, others `correct_only`, `conditioned_on_reward`; KL: `kl_in_reward`. The step is `sgd` (epochs ×
+minibatches), at † `refit` (a round of many tasks, most of them from the base), at ‡ `trust_region`.
 `maieutic algorithms` prints it from the values themselves. A new algorithm is one function here; a coefficient of 0
 leaves its part out, and a model that only this part would have read is not asked for.
 """
@@ -289,7 +291,7 @@ def cispo(cap: float = 5.0, correction: Correction | None = None, epochs: int = 
 def orpo(beta: float = 0.1, pairs: Pairing = "one", epochs: int = 1, minibatches: int = 1) -> Algorithm:
     """ORPO (arXiv 2403.07691): likelihood of the chosen side, and the odds ratio times β (the paper's λ); no reference.
 
-    `pairs`, here and below: how they are formed of what was sampled (see `core.pairs`), or "given" as data have them."""
+    `pairs`, here and below: how they are formed of what was sampled (`core.pairs`), or "given" as data have them."""
     loss = preference.chosen_nll() + beta * preference.odds_ratio()
     return Algorithm("orpo", pairing(pairs), none(), loss, pair_mean(), sgd(epochs, minibatches))
 
@@ -355,9 +357,9 @@ def on_policy_distillation(
 ALGORITHMS: Mapping[str, Callable[..., Algorithm]] = {
     f.__name__: f
     for f in (
-        sft, rejection_sampling, star, rest_em, expert_iteration, rcrl, reinforce, rloo, ppo, trpo, grpo, dr_grpo,
-        dapo, gspo, cispo, reinforce_plus_plus, reinforce_plus_plus_baseline, lite_ppo, gdpo, gspo_token, sapo, orpo,
-        dpo, ipo, simpo, rpo, distil, gkd, on_policy_distillation,
+        sft, distil, rejection_sampling, star, rest_em, expert_iteration, rcrl, reinforce, reinforce_plus_plus,
+        reinforce_plus_plus_baseline, rloo, ppo, trpo, grpo, dr_grpo, dapo, lite_ppo, gdpo, gspo, gspo_token, cispo,
+        sapo, orpo, dpo, ipo, simpo, rpo, gkd, on_policy_distillation,
     )
 }  # fmt: skip
 

@@ -193,45 +193,52 @@ def test_a_row_runs_on_what_it_asks_for_and_not_on_less(row):
             row.update(learner, row.credit(less), row)
 
 
-def test_what_the_rows_need_and_ask_models_for():
-    asked = {(row.name, row.loss.label, row.credit.label): (row.needs, row.asks) for row in ROWS}
-    expected = [
-        (set(), set()),  # sft
-        *[(set(), set())] * 5,  # rejection_sampling, star, rest_em, expert_iteration, rcrl
-        ({"advantages"}, set()),  # reinforce
-        ({"advantages"}, set()),  # rloo
-        (
-            {"advantages", "returns", "old_logprobs", "ref_logprobs", "old_values", "final_values"},
-            {"old_logprobs", "ref_logprobs", "old_values", "final_values"},
-        ),  # ppo
-        ({"advantages", "old_logprobs"}, {"old_logprobs"}),  # trpo: its line search leaves the old policy
-        ({"advantages", "old_logprobs"}, set()),  # grpo: one step, so the old policy is the present one
-        ({"advantages", "old_logprobs"}, set()),  # dr_grpo
-        ({"advantages", "old_logprobs"}, set()),  # dapo
-        ({"advantages", "old_logprobs"}, set()),  # gspo
-        ({"advantages", "old_logprobs"}, set()),  # cispo
-        ({"advantages", "old_logprobs", "ref_logprobs"}, {"old_logprobs", "ref_logprobs"}),  # reinforce_plus_plus
-        ({"advantages", "old_logprobs", "ref_logprobs"}, {"ref_logprobs"}),  # its variant with a baseline
-        ({"advantages", "old_logprobs"}, set()),  # lite_ppo
-        ({"advantages", "old_logprobs", "reward_parts"}, set()),  # gdpo
-        ({"advantages", "old_logprobs"}, set()),  # gspo_token
-        ({"advantages", "old_logprobs"}, set()),  # sapo
-        ({"pairs"}, set()),  # orpo
-        *[({"pairs", "ref_logprobs"}, {"ref_logprobs"})] * 2,  # dpo, ipo
-        ({"pairs"}, set()),  # simpo
-        ({"pairs", "ref_logprobs"}, {"ref_logprobs"}),  # rpo
-        *[({"teacher_top_ids", "teacher_top_logprobs"},) * 2] * 2,  # distil, gkd: a teacher's candidates
-        (
-            {"advantages", "old_logprobs", "teacher_logprobs"},
-            {"old_logprobs", "teacher_logprobs"},
-        ),  # on_policy_distillation
-        ({"advantages", "old_logprobs", "ref_logprobs"}, {"old_logprobs", "ref_logprobs"}),  # rloo, KL in the reward
-        ({"advantages", "old_logprobs", "ref_logprobs"}, {"ref_logprobs"}),  # grpo, KL in the loss
-        ({"advantages", "old_logprobs", "ref_logprobs"}, {"ref_logprobs"}),
-        ({"advantages", "ref_logprobs"}, {"ref_logprobs"}),  # grpo as in the course: no ratio to the old policy
-        ({"advantages", "old_logprobs"}, set()),  # rloo that corrects for the sampler
-    ]
-    assert list(asked.values()) == expected
+#: What rows with their defaults need, and what of it they ask models for.
+NOTHING, ADVANTAGES, RATIO = (set(), set()), ({"advantages"}, set()), ({"advantages", "old_logprobs"}, set())
+CRITIC = {"old_logprobs", "ref_logprobs", "old_values", "final_values"}
+PAIRS, PAIRS_AND_REFERENCE = ({"pairs"}, set()), ({"pairs", "ref_logprobs"}, {"ref_logprobs"})
+CANDIDATES = {"teacher_top_ids", "teacher_top_logprobs"}
+EXPECTED = {
+    **dict.fromkeys(("sft", "rejection_sampling", "star", "rest_em", "expert_iteration", "rcrl"), NOTHING),
+    **dict.fromkeys(("reinforce", "rloo"), ADVANTAGES),
+    # one step, so the old policy is the present one
+    **dict.fromkeys(("grpo", "dr_grpo", "dapo", "lite_ppo", "gspo", "gspo_token", "cispo", "sapo"), RATIO),
+    "gdpo": ({"advantages", "old_logprobs", "reward_parts"}, set()),
+    "reinforce_plus_plus": ({"advantages", "old_logprobs", "ref_logprobs"}, {"old_logprobs", "ref_logprobs"}),
+    "reinforce_plus_plus_baseline": ({"advantages", "old_logprobs", "ref_logprobs"}, {"ref_logprobs"}),
+    "ppo": ({"advantages", "returns", *CRITIC}, CRITIC),
+    "trpo": ({"advantages", "old_logprobs"}, {"old_logprobs"}),  # its line search leaves the old policy
+    **dict.fromkeys(("orpo", "simpo"), PAIRS),
+    **dict.fromkeys(("dpo", "ipo", "rpo"), PAIRS_AND_REFERENCE),
+    **dict.fromkeys(("distil", "gkd"), (CANDIDATES, CANDIDATES)),
+    "on_policy_distillation": (
+        {"advantages", "old_logprobs", "teacher_logprobs"},
+        {"old_logprobs", "teacher_logprobs"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_what_a_row_needs_and_asks_models_for(name):
+    row = make_algorithm(name, {}, max_completion_length=8)
+    assert (row.needs, row.asks) == EXPECTED[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "needs", "asks"),
+    [
+        # a KL in the reward is reckoned before the update: the old policy needs a pass of its own
+        ("rloo", {"beta": 0.1}, {"advantages", "old_logprobs", "ref_logprobs"}, {"old_logprobs", "ref_logprobs"}),
+        ("grpo", {"beta": 0.1}, {"advantages", "old_logprobs", "ref_logprobs"}, {"ref_logprobs"}),
+        ("grpo", {"beta": 0.1, "kl": k2}, {"advantages", "old_logprobs", "ref_logprobs"}, {"ref_logprobs"}),
+        # as in the course: no ratio to the old policy
+        ("grpo", {"ratio_anchor": "ref"}, {"advantages", "ref_logprobs"}, {"ref_logprobs"}),
+        ("rloo", {"correction": "token_truncate"}, {"advantages", "old_logprobs"}, set()),
+    ],
+)
+def test_what_options_need(name, options, needs, asks):
+    row = make_algorithm(name, options)
+    assert (row.needs, row.asks) == (needs, asks)
 
 
 @pytest.mark.parametrize("options", [{"epochs": 2}, {"minibatches": 2}])
