@@ -6,7 +6,7 @@ import pytest
 
 from maieutic.compare.plan import Plan, read_comparison
 from maieutic.compare.sweep import SweepConfig, sweep
-from maieutic.config import parse_table, write_toml
+from maieutic.config import StageConfig, parse_table, write_toml
 from maieutic.errors import ConfigError
 
 SFT = {"name": "more sft", "algorithm": "sft"}
@@ -96,6 +96,12 @@ def test_an_arm_that_samples_nothing_inherits_nothing_about_sampling(make_plan):
     from maieutic.run.build import make_stage_algorithm
 
     assert not make_stage_algorithm(whole.stages[1]).samples
+
+
+def test_an_arm_with_a_step_of_its_own_inherits_no_optimiser(make_plan):
+    trpo = next(arm for arm in make_plan(arms=[{"algorithm": "trpo"}, {"algorithm": "rloo"}]).arms)
+    assert trpo.stage.optimiser == StageConfig(algorithm="trpo", steps=1).optimiser
+    assert trpo.stage.num_generations == 2
 
 
 def test_without_start_stages_the_first_arm_measures_the_model_that_all_start_from(make_plan):

@@ -35,7 +35,7 @@ from maieutic.config import (
     read_tables,
 )
 from maieutic.errors import ConfigError, UnknownName
-from maieutic.run.build import SAMPLING_KEYS
+from maieutic.run.build import SAMPLING_KEYS, unchecked_algorithm
 
 #: Every arm's stage has this name, so that all of them draw the same tasks in the same order.
 STAGE = "train"
@@ -212,7 +212,7 @@ def comparison(config: ComparisonConfig, where: str = "comparison") -> Plan:
     budget = {"budget": config.budget.model_dump(exclude_none=True)}
     arms = []
     for number, table in enumerate(config.arms):
-        name = str(table.get("name") or table.get("algorithm") or number)
+        name = str(table.get("name") or str(table.get("algorithm", "")).rpartition(":")[2] or number)
         own = {key: value for key, value in table.items() if key != "name"}
         place = f"{where}, arm {name!r}"
         for key in ("budget", "steps", "epochs"):
@@ -242,21 +242,19 @@ def start_stages(study: Study, where: str) -> tuple[StageConfig, ...]:
 def resolved(shared: Mapping[str, Any], own: Mapping[str, Any], where: str) -> StageConfig:
     """The stage of an arm: what all have in common, changed by its own; `optimiser` and `options` key by key.
 
-    What the arms share about sampling is left out for an arm that samples nothing. Raises ConfigError.
+    What the arms share and this arm's algorithm has no use for is left out: how to sample, for one that learns from
+    demonstrations; the optimiser, for one that has its own way to step. Raises ConfigError.
     """
     merged = dict(shared)
     for key, value in own.items():
         inner = merged.get(key)
         mix = key in ("optimiser", "options") and isinstance(inner, dict) and isinstance(value, dict)
         merged[key] = {**inner, **value} if mix and inner is not None else value
-    stage = parse_table(StageConfig, {**merged, "name": STAGE}, where)
-    from maieutic.algorithms import make_algorithm
-
-    algorithm = make_algorithm(stage.algorithm, stage.options, max_completion_length=stage.max_completion_length)
-    if not algorithm.samples:
-        kept = {key: value for key, value in merged.items() if key not in SAMPLING_KEYS or key in own}
-        stage = parse_table(StageConfig, {**kept, "name": STAGE}, where)
-    return stage
+    algorithm = unchecked_algorithm(parse_table(StageConfig, {**merged, "name": STAGE}, where))
+    idle = set() if algorithm.samples else set(SAMPLING_KEYS)
+    idle |= set() if algorithm.update.uses_optimiser else {"optimiser"}
+    kept = {key: value for key, value in merged.items() if key not in idle - own.keys()}
+    return parse_table(StageConfig, {**kept, "name": STAGE}, where)
 
 
 def _folder(name: str, where: str) -> str:

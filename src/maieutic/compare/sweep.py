@@ -22,6 +22,7 @@ from pydantic import Field, field_validator
 from maieutic.compare.plan import ENOUGH_SEEDS, Arm, Plan, Study, resolved, start_stages
 from maieutic.config import StageConfig, parse_table, read_tables
 from maieutic.errors import ConfigError
+from maieutic.own_code import load_function
 
 #: Settings beyond which a sweep is surely a slip.
 MOST_SETTINGS = 1000
@@ -105,7 +106,9 @@ def _present(stage: StageConfig, key: str, where: str) -> Any:
     if first == "options":
         from maieutic.algorithms import ALGORITHMS
 
-        known = inspect.signature(ALGORITHMS[stage.algorithm]).parameters
+        name = stage.algorithm
+        factory = load_function("algorithm", name)[0] if ":" in name else ALGORITHMS[name]
+        known = inspect.signature(factory).parameters
         if rest not in known:
             raise ConfigError(f"{where}: grid: {stage.algorithm} has no option {rest!r}; it takes {', '.join(known)}")
         return stage.options.get(rest, known[rest].default)

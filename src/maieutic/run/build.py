@@ -130,12 +130,17 @@ def make_optimiser(stage: StageConfig, optimiser_steps: int | None) -> Optimiser
     return Optimiser(**stage.optimiser.model_dump(), total_steps=optimiser_steps)
 
 
-def make_stage_algorithm(stage: StageConfig) -> Algorithm:
-    """The stage's algorithm, checked against the stage: a comparison of siblings needs at least two."""
+def unchecked_algorithm(stage: StageConfig) -> Algorithm:
+    """The stage's algorithm, whatever else the stage says."""
     from maieutic.algorithms import make_algorithm
 
     known = {"max_completion_length": stage.max_completion_length, "reward_weights": stage.rewards}
-    algorithm = make_algorithm(stage.algorithm, stage.options, **known)
+    return make_algorithm(stage.algorithm, stage.options, **known)
+
+
+def make_stage_algorithm(stage: StageConfig) -> Algorithm:
+    """The stage's algorithm, checked against the stage: a comparison of siblings needs at least two."""
+    algorithm = unchecked_algorithm(stage)
     least = algorithm.siblings
     if algorithm.samples and stage.num_generations < least:
         raise ConfigError(
