@@ -224,6 +224,7 @@ def test_metrics_of_a_step():
         "reward/mean", "reward/std", "reward/frac_zero_std", "reward/correct",
         "completions/mean_length", "completions/max_length", "completions/clipped_ratio",
         "loss", "clip_ratio/low", "clip_ratio/high", "policy/ratio", "policy/kl_to_old", "kl/reference",
+        "policy/ratio_limited", "kl/limited", "rows/count", "rows/coverage",
         "policy/sampler_mismatch_nats", "policy/entropy", "train/skipped",
     }  # fmt: skip
     rewards = [r for g in step.groups for r in g.rewards]

@@ -136,8 +136,8 @@ def rcrl(
     delimiter: str = "\n", epochs: int = 3, rows: int = 64,
 ) -> Algorithm:  # fmt: skip
     """Return-conditioned RL (arXiv 2403.04642): each step is learned after a label that says how good it was, and the
-    model is asked for good ones ever after. There one round, on many samples of the best expert iteration policy; here
-    one step is a round, on samples of the policy that the step begins with."""
+    model is asked for good ones ever after, in later rounds too. There one round, on many samples of the best expert
+    iteration policy; here a step is a round, on samples of the policy that it begins with."""
     rule, words = _named("rule for labels", RULES, labels), Labels(good, bad, delimiter)
     chosen = conditioned_on_reward(rule, threshold, ratio, loss_on_labels, continuations, words)
     return Algorithm("rcrl", chosen, none(), nll(), token_mean(), refit(epochs, rows, restart=False))

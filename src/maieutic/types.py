@@ -202,7 +202,7 @@ PROVIDERS: Mapping[str, str] = {
     "advantages": "a credit; give the algorithm one, e.g. `credit=group_centered()`",
     "returns": "a credit that computes returns, e.g. `gae()`",
     "weights": "`weigh`, once for each optimiser step",
-    "pairs": "a select that forms pairs, e.g. `pairs(\"one\")` or `given_pairs()`",
+    "pairs": 'a select that forms pairs, e.g. `pairs("one")` or `given_pairs()`',
     "reward_parts": "a reward with named parts, e.g. `weighted({...})`",
     "teacher_logprobs": "a teacher; give `train(..., teacher=...)` or `[stages.teacher]` in the config",
     "teacher_top_ids": "a teacher; give `train(..., teacher=...)` or `[stages.teacher]` in the config",

@@ -11,6 +11,7 @@ from maieutic.cli import main
 from maieutic.config import parse_config
 from maieutic.environments.conditioned import INFERENCE, read_inference
 from maieutic.errors import ConfigError, ModelError
+from maieutic.models.causal import load_tokenizer
 from maieutic.run.directory import RunDirectory
 from maieutic.run.runner import Runner, Silent, config_text, resume_or_begin
 from maieutic.run.store import Store
@@ -71,6 +72,15 @@ def test_the_models_say_how_they_are_asked(unbroken):
     assert read_inference(model_of(unbroken, "rcrl")) == LABELS
     assert read_inference(model_of(unbroken, "grpo")) == LABELS
     assert read_inference(model_of(unbroken, "again")) is None
+
+
+def test_rounds_after_the_first_ask_with_the_label(unbroken):
+    """The model has not seen a label before its first update; after it, it has seen nothing else."""
+    (good,) = load_tokenizer(model_of(unbroken, "rcrl")).convert_tokens_to_ids([LABELS.good])
+    with Store.open_reader(unbroken / "run.db") as store:
+        labelled = [[good in rollout.tokens for rollout in store.rollouts("rcrl", step)] for step in range(3)]
+    assert not any(labelled[0])
+    assert all(labelled[1]) and all(labelled[2])
 
 
 def test_what_was_sampled_and_what_it_cost(unbroken):

@@ -11,7 +11,7 @@ weights, `inference.json`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -30,12 +30,20 @@ class Conditioned:
     `sampler` writes the steps, `chat` is its model's, `labels` are those it was trained with; `force` is the text that
     is inserted (default: `labels.good`). Completions hold the inserted tokens with `mask` False and log-prob 0, the
     first label included, and `max_tokens` counts them. The task's own `interject` is asked as ever, and sees no labels.
+    Until `since` says True the model is asked plainly: before its first update it has not seen a label.
 
     Raises ModelError and ConfigError as `Labels.bind` does.
     """
 
-    def __init__(self, sampler: Sampler, chat: Chat, labels: Labels, force: str | None = None) -> None:
-        self.sampler = sampler
+    def __init__(
+        self,
+        sampler: Sampler,
+        chat: Chat,
+        labels: Labels,
+        force: str | None = None,
+        since: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.sampler, self.since = sampler, since
         self.labels = labels.bind(chat)
         wanted = {labels.good: self.labels.good, labels.bad: self.labels.bad}
         if force is not None and force not in wanted:
@@ -50,6 +58,8 @@ class Conditioned:
     async def sample(self, prompt_tokens: Sequence[int], params: Sampling, n: int) -> list[Completion]:
         """`n` completions; see `maieutic.protocols.Sampler`. Where `max_tokens` leave no room after the first label,
         nothing is chosen: the completions are what fits of the label, cut by the length."""
+        if not self.since():
+            return await self.sampler.sample(prompt_tokens, params, n)
         room = params.max_tokens - len(self.label)
         if room < 1:
             cut = self.label[: params.max_tokens]
@@ -87,9 +97,9 @@ def interject_labels(labels: LabelTokens, label: tuple[int, ...], params: Sampli
     return interject
 
 
-def asked_with(policy: Policy, labels: Labels) -> Policy:
+def asked_with(policy: Policy, labels: Labels, since: Callable[[], bool] = lambda: True) -> Policy:
     """The policy with a sampler that forces the good label, and a chat that reads none."""
-    sampler = Conditioned(policy.sampler, policy.chat, labels)
+    sampler = Conditioned(policy.sampler, policy.chat, labels, since=since)
     return replace(policy, sampler=sampler, chat=sampler.chat)
 
 

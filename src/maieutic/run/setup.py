@@ -134,6 +134,9 @@ def set_up(
                 f"{asked}; expected the same labels and delimiter"
             )
         policy = asked_with(policy, asked)
+    elif algorithm.select.labels is not None:  # from its first update on it is a policy that knows labels
+        learner = policy.learner
+        policy = asked_with(policy, algorithm.select.labels, since=lambda: learner.version > 0)
     source = make_source(config, stage, algorithm, tasksets[stage.tasks], policy)
     if stage.demonstrations is not None:
         give_demonstrations(algorithm, tasksets[stage.demonstrations], policy)
