@@ -78,9 +78,10 @@ def test_rounds_after_the_first_ask_with_the_label(unbroken):
     """The model has not seen a label before its first update; after it, it has seen nothing else."""
     (good,) = load_tokenizer(model_of(unbroken, "rcrl")).convert_tokens_to_ids([LABELS.good])
     with Store.open_reader(unbroken / "run.db") as store:
-        labelled = [[good in rollout.tokens for rollout in store.rollouts("rcrl", step)] for step in range(3)]
+        labelled = [[good in each.rollout.tokens for each in store.rollouts("rcrl", step)] for step in range(3)]
     assert not any(labelled[0])
-    assert all(labelled[1]) and all(labelled[2])
+    assert all(labelled[1])
+    assert all(labelled[2])
 
 
 def test_what_was_sampled_and_what_it_cost(unbroken):
