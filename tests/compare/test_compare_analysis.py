@@ -162,7 +162,7 @@ def test_learnt_something_new_or_only_became_surer(make_results):
                         evaluation={"tasks": "test", "samples": 4, "k": 4, "max_completion_length": 6})  # fmt: skip
     said = " ".join(verdict(wide, analyse(wide, "test")))
     assert "surer became surer of what its start could do already; no novel solutions were seen: pass@4" in said
-    assert "new learnt something new: it solves problems within 4 samples that its start did not" in said
+    assert "new learnt something new, as far as 4 samples tell: within them it solves more problems" in said
     assert "lost lost solutions that its start had: pass@4 changed by −33.3 points" in said
 
 

@@ -95,8 +95,8 @@ def _new(new: Comparison, surer: Comparison) -> str:
     k = new.metric.partition("@")[2]
     if new.claimed and new.effect.interval.value > 0:
         return (
-            f"{new.new} learnt something new: it solves problems within {k} samples that its start did not "
-            f"({new.metric} {size(new)})."
+            f"{new.new} learnt something new, as far as {k} samples tell: within them it solves more problems than its "
+            f"start did, {new.metric} changed by {size(new)}. With more samples its start might solve those too."
         )
     if new.claimed:
         return f"{new.new} lost solutions that its start had: {new.metric} changed by {size(new)}."
@@ -119,7 +119,7 @@ def size(comparison: Comparison) -> str:
 
 def points(metric: str, x: float, signed: bool = True) -> str:
     """A difference: of shares in percentage points."""
-    shown = x if metric in NUMBERS else 100 * x
+    shown = round(x if metric in NUMBERS else 100 * x, 1) + 0.0  # no minus before 0.0
     return f"{shown:+.1f}".replace("-", "−") if signed else f"{shown:.1f}".replace("-", "−")
 
 
