@@ -143,9 +143,10 @@ def make_stage_algorithm(stage: StageConfig) -> Algorithm:
     algorithm = unchecked_algorithm(stage)
     least = algorithm.siblings
     if algorithm.samples and stage.num_generations < least:
+        comparing = algorithm.credit if algorithm.credit.siblings == least else algorithm.select
         raise ConfigError(
             f"stage {stage.name!r}: got num_generations={stage.num_generations}; expected at least {least}, because "
-            f"{max(algorithm.select, algorithm.credit, key=lambda part: part.siblings)} compares the rollouts of a "
+            f"{comparing} compares the rollouts of a "
             "task with each other and would teach nothing. Raise "
             "num_generations, or choose an algorithm that compares across tasks (reinforce)"
         )
@@ -169,7 +170,7 @@ def make_stage_algorithm(stage: StageConfig) -> Algorithm:
 def _check_optimiser(stage: StageConfig, algorithm: Algorithm) -> None:
     if algorithm.update.uses_optimiser:
         return
-    given, plain = stage.optimiser.model_dump(), type(stage.optimiser)().model_dump()
+    given, plain = stage.optimiser.model_dump(), StageConfig.model_fields["optimiser"].get_default().model_dump()
     idle = [f"{key} = {value!r}" for key, value in given.items() if value != plain[key]]
     if idle:
         raise ConfigError(
