@@ -1,0 +1,113 @@
+"""Study 1: seven ways to learn from the same number of samples, on two tasks, each from two starts. Three seeds.
+
+    python -m benchmarks starts [--only arithmetic-sft …] [--runs DIR] [--jobs N] [--data DIR] [--json FILE]
+
+Four comparisons (`benchmarks/studies/*.toml`, `maieutic compare`), then the tables of docs/studies/starts.md. About an
+hour on two cores; runs are kept, so the command may be stopped and given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.svamp import machine
+from maieutic.cli import main as maieutic
+
+STUDIES = Path(__file__).parent / "studies"
+WEAK = ["tasks.demonstrations.size=3000", "tasks.demonstrations.misreading=0.95"]
+#: Comparison → its file and what is set in it.
+COMPARISONS: Mapping[str, tuple[str, list[str]]] = {
+    "arithmetic-sft": ("arithmetic.toml", []),
+    "arithmetic-weak": ("arithmetic.toml", WEAK),
+    "written-sft": ("written.toml", []),
+    "written-weak": ("written.toml", ["start.0.epochs=1"]),
+}
+SHOWN = ("greedy", "pass@1", "pass@8", "vote@8", "strict@8", "rerank@8")
+COSTS = {"samples": "samples", "generated_tokens": "tokens generated", "trained_tokens": "tokens trained"}
+
+
+def run(name: str, runs: Path, jobs: int, data: Path) -> dict[str, Any]:
+    """Carry a comparison out, or read what it found."""
+    file, settings = COMPARISONS[name]
+    out = runs / f"{name}.json"
+    arguments = ["compare", str(STUDIES / file), "--out", str(runs / name), "--jobs", str(jobs), "--json", str(out)]
+    if file == "written.toml":
+        tasks = ("demonstrations", "practice", "validation", "test", "svamp")
+        settings = settings + [f"tasks.{task}.path={data}" for task in tasks]
+    for setting in settings:
+        arguments += ["--set", setting]
+    if code := maieutic(arguments):
+        raise SystemExit(code)
+    return json.loads(out.read_text())
+
+
+def tables(name: str, found: Mapping[str, Any]) -> str:
+    """Markdown: for each taskset its arms, what they gained, and the verdict; then what they cost."""
+    lines = [f"## {name}"]
+    for taskset, results in found["tasksets"].items():
+        rows = {"start": results["start"], **results["arms"]}
+        shown = [metric for metric in SHOWN if all(metric in values for values in rows.values())]
+        lines += ["", f"**{taskset}**", "", "| | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
+        lines += [f"| {arm} | " + " | ".join(_percent(values[m]) for m in shown) + " |" for arm, values in rows.items()]
+        gains = {(gain["new"], gain["metric"]): gain for gain in results["gains"]}
+        metrics = list(dict.fromkeys(metric for _, metric in gains))
+        pairs = {pair["new"]: pair for pair in results["pairs"]}
+        old = next(iter(pairs.values()))["old"] if pairs else ""
+        lines += ["", "| | " + " | ".join(f"{m} − start" for m in metrics) + f" | {found['metric']} − {old} |"]
+        lines.append("|---" * (len(metrics) + 2) + "|")
+        for arm in results["arms"]:
+            cells = [_points(gains.get((arm, metric))) for metric in metrics] + [_points(pairs.get(arm))]
+            lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+        lines += ["", *(f"* {sentence}" for sentence in results["verdict"])]
+    lines += [
+        "",
+        "| cost, mean over seeds | " + " | ".join(COSTS.values()) + " | 10¹² FLOPs | seconds |",
+        "|---" * 6 + "|",
+    ]
+    for arm, costs in found["costs"].items():
+        amounts = [f"{costs.get(key, 0):,.0f}" for key in COSTS]
+        lines.append(
+            f"| {arm} | {' | '.join(amounts)} | {costs.get('flops', 0) / 1e12:.1f} | {costs.get('seconds', 0):.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _percent(value: Mapping[str, Any]) -> str:
+    if value["low"] is None:  # one seed
+        return f"{100 * value['value']:.1f}"
+    return f"{100 * value['value']:.1f} ({100 * value['low']:.1f}–{100 * value['high']:.1f})"
+
+
+def _points(value: Mapping[str, Any] | None) -> str:
+    """A difference in points; in bold where it may be claimed."""
+    if value is None or value["low"] is None:
+        return "–" if value is None else f"{100 * value['value']:+.1f}"
+    mark = "**" if value["claimed"] else ""
+    return f"{mark}{100 * value['value']:+.1f}{mark} ({100 * value['low']:+.1f} to {100 * value['high']:+.1f})"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the study and print its tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=list(COMPARISONS), default=list(COMPARISONS))
+    parser.add_argument("--runs", type=Path, default=Path("runs/studies"))
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/svamp"))
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(arguments)
+    given.runs.mkdir(parents=True, exist_ok=True)
+    found = {name: run(name, given.runs, given.jobs, given.data.resolve()) for name in given.only}
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1))
+    print(machine())
+    for name, results in found.items():
+        print("\n" + tables(name, results))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
