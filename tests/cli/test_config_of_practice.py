@@ -112,9 +112,7 @@ def test_truncated_sampling_is_refused_in_training(key):
         config_of(**{key: 0.9})
 
 
-@pytest.mark.parametrize(
-    "key", ["repetition_penalty", "presence_penalty", "logit_bias", "grammar"]
-)
+@pytest.mark.parametrize("key", ["repetition_penalty", "presence_penalty", "logit_bias", "grammar"])
 def test_what_bends_the_sampling_distribution_is_refused_in_training(key):
     """A21: penalties on logits and structured decoding make another policy behave than the one that learns."""
     with pytest.raises(ConfigError, match=f"unknown key 'stages.0.{key}'"):
