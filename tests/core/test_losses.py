@@ -351,7 +351,9 @@ def test_clamped_log_ratios_are_counted():
     batch = batch_of(3, advantages=[1.0] * 3, old_logprobs=old, ref_logprobs=old)
     outputs = Outputs(torch.tensor([[0.0, *now]], dtype=F64))
     for loss, name in (
+        (losses.surrogate(), "policy/ratio_limited"),
         (losses.clipped_surrogate(), "policy/ratio_limited"),
+        (losses.clipped_weight(), "policy/ratio_limited"),
         (losses.soft_gate(), "policy/ratio_limited"),
         (losses.kl_to_reference(kl.k3), "kl/limited"),
     ):

@@ -45,17 +45,29 @@ def policy_gradient() -> Callable[[Outputs, Batch], Tensor]:
     return score_function
 
 
+def _ratio(now: Tensor, before: Tensor, anchor: str = "old") -> Terms:
+    """ρₜ = exp(now − before), with the gradient of `now`, and what is watched of it, all `[B, T]`."""
+    difference = now - before
+    ratio = torch.exp(difference.clamp(-LIMIT, LIMIT))
+    return ratio, {
+        "policy/ratio": ratio.detach(),
+        f"policy/kl_to_{anchor}": k3(now.detach(), before),
+        "policy/ratio_limited": limited(difference),
+    }
+
+
 @loss
-def surrogate() -> Callable[[Outputs, Batch], Tensor]:
+def surrogate() -> Callable[[Outputs, Batch], Terms]:
     """Lₜ = −ρₜ Aₜ, with ρₜ = π(aₜ) / π_old(aₜ): the unclipped objective, for updates that bound the step themselves.
 
-    TRPO, arXiv 1502.05477. At ρ = 1 its gradient is that of `policy_gradient`.
+    TRPO, arXiv 1502.05477. At ρ = 1 its gradient is that of `policy_gradient`. Watches `policy/ratio`,
+    `policy/kl_to_old` and `policy/ratio_limited`, as `clipped_surrogate` does.
     """
 
     @needs("advantages", "old_logprobs")
-    def importance_weighted(outputs: Outputs, batch: Batch) -> Tensor:
-        log_ratio = (outputs.logprobs - batch.old_logprobs).clamp(-LIMIT, LIMIT)
-        return -torch.exp(log_ratio) * batch.advantages
+    def importance_weighted(outputs: Outputs, batch: Batch) -> Terms:
+        ratio, seen = _ratio(outputs.logprobs, batch.old_logprobs)
+        return -ratio * batch.advantages, seen
 
     return importance_weighted
 
@@ -109,20 +121,14 @@ def clipped_surrogate(
 
     @needs("advantages", column)
     def surrogate(outputs: Outputs, batch: Batch) -> Terms:
-        before = getattr(batch, column)
-        difference = outputs.logprobs - before
-        ratio = torch.exp(difference.clamp(-LIMIT, LIMIT))
-        value, seen = _clipped(ratio, batch.advantages, epsilon, high)
+        ratio, seen = _ratio(outputs.logprobs, getattr(batch, column), anchor)
+        value, clipped = _clipped(ratio, batch.advantages, epsilon, high)
+        seen = {**clipped, **seen}
         if dual_clip is not None:
             beyond = (batch.advantages < 0) & (ratio > dual_clip)
             value = torch.where(beyond, -dual_clip * batch.advantages, value)
             seen = {**seen, "clip_ratio/dual": beyond.to(ratio.dtype)}
-        return value, {
-            **seen,
-            "policy/ratio": ratio.detach(),
-            f"policy/kl_to_{anchor}": k3(outputs.logprobs.detach(), before),
-            "policy/ratio_limited": limited(difference),
-        }
+        return value, seen
 
     return surrogate
 
@@ -195,17 +201,11 @@ def soft_gate(tau_positive: float = 1.0, tau_negative: float = 1.05) -> Callable
 
     @needs("advantages", "old_logprobs")
     def gated(outputs: Outputs, batch: Batch) -> Terms:
-        log_ratio = outputs.logprobs - batch.old_logprobs
-        ratio = torch.exp(log_ratio.clamp(-LIMIT, LIMIT))
+        ratio, watched = _ratio(outputs.logprobs, batch.old_logprobs)
         tau = torch.where(batch.advantages > 0, tau_positive, tau_negative).to(ratio.dtype)
         gate = torch.sigmoid(tau * (ratio - 1.0))
         seen = gate.detach()
-        return -4.0 / tau * gate * batch.advantages, {
-            "policy/ratio": ratio.detach(),
-            "policy/ratio_limited": limited(log_ratio),
-            "policy/gate": 4.0 * seen * (1.0 - seen),
-            "policy/kl_to_old": k3(outputs.logprobs.detach(), batch.old_logprobs),
-        }
+        return -4.0 / tau * gate * batch.advantages, {**watched, "policy/gate": 4.0 * seen * (1.0 - seen)}
 
     return gated
 
@@ -216,16 +216,16 @@ def clipped_weight(cap: float = 5.0) -> Callable[[Outputs, Batch], Terms]:
 
     CISPO, arXiv 2506.13585. Where PPO's clip silences a token whose probability moved much, here it still
     teaches, with weight `cap`. `cap` is absolute (ρ ≤ cap), as in TRL; verl writes it as 1 + ε and clips below too.
-    Watches `clip_ratio/high`.
+    Watches `clip_ratio/high`, `policy/ratio`, `policy/kl_to_old` and `policy/ratio_limited`.
     """
     if cap <= 0.0:
         raise ValueError(f"clipped_weight: got cap={cap}; expected more than 0")
 
     @needs("advantages", "old_logprobs")
     def weighted_score(outputs: Outputs, batch: Batch) -> Terms:
-        ratio = torch.exp((outputs.logprobs.detach() - batch.old_logprobs).clamp(-LIMIT, LIMIT))
+        ratio, seen = _ratio(outputs.logprobs.detach(), batch.old_logprobs)
         value = -ratio.clamp(max=cap) * batch.advantages * outputs.logprobs
-        return value, {"clip_ratio/high": (ratio > cap).to(ratio.dtype)}
+        return value, {**seen, "clip_ratio/high": (ratio > cap).to(ratio.dtype)}
 
     return weighted_score
 
