@@ -29,7 +29,7 @@ steps = parser.parse_args().steps
 
 tasks = arithmetic(difficulty=1, demonstrations="imperfect")
 folder = build_small(tempfile.mkdtemp() + "/model", SmallModel(), vocabulary=arithmetic_vocabulary(1))
-model = load_causal(folder)
+model = load_causal(folder, dtype="float32")
 backend = LocalBackend(threads=1)
 
 policy = backend.policy(model, Optimiser("muon", learning_rate=5e-3))
