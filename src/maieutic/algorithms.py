@@ -119,7 +119,8 @@ def star(steps: int = 40, growth: float = 1.2, rows: int = 64, union: bool = Fal
 
 
 def rest_em(cap: int = 10, epochs: int = 3, rows: int = 64) -> Algorithm:
-    """ReST-EM (arXiv 2312.06585): each round begins at the base, on that round's samples alone, 10 a task at most."""
+    """ReST-EM (arXiv 2312.06585): each round begins at the base, on that round's samples alone, 10 a task at most,
+    no text twice."""
     return Algorithm("rest_em", correct_only(cap=cap), none(), nll(), token_mean(), refit(epochs, rows))
 
 
@@ -173,7 +174,8 @@ def reinforce_plus_plus_baseline(
 
 
 def rloo(beta: float = 0.0, correction: Correction | None = None) -> Algorithm:
-    """RLOO (arXiv 2402.14740): the other siblings' mean is the baseline; a KL goes into the reward."""
+    """RLOO (arXiv 2402.14740): the other siblings' mean is the baseline; a KL goes into the reward. With rewards that
+    are checked β = 0 is our default; the paper, whose rewards are a model's, and TRL have one."""
     give, loss = kl_in_reward(beta) | leave_one_out(), corrected(policy_gradient(), correction)
     return Algorithm("rloo", everything(), give, loss, sequence_sum(), sgd())
 

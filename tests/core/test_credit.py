@@ -155,6 +155,23 @@ def test_a_large_part_does_not_drown_a_small_one():
     assert abs(summed[0] - summed[1]) < 0.02
 
 
+def test_parts_of_a_part_count_once_more_unless_it_is_said_which_count():
+    # `answer` was (1, 0) and had a part of its own, (1, 0) too: each ±1/√2, so together twice that
+    batch = with_parts([(1, 1), (0, 0)], ("answer", "answer/format"), [0] * 2)
+    assert per_row(credit.parts_normalized(eps=0.0)(batch)) == pytest.approx([2**0.5, -(2**0.5)])
+    once = credit.parts_normalized({"answer": 1.0}, eps=0.0)(batch)
+    assert per_row(once) == pytest.approx([0.5**0.5, -(0.5**0.5)])
+
+
+def test_step_rewards_are_spent_from_token_to_token_and_by_nothing_else():
+    # both outcomes are 1; the second row got .5 for its first step as well
+    batch = rows([1.0, 1.0], [0, 0], token_rewards=[[0, 0, 1.0], [0, 0.5, 1.0]], mask=[[False, True, True]] * 2)
+    for alike in (credit.group_centered(), credit.group_normalized(), credit.leave_one_out()):
+        assert not alike(batch).advantages.any()
+    assert credit.uniform()(batch).advantages.tolist() == [[0, 1, 1]] * 2
+    assert credit.discounted()(batch).advantages.tolist() == [[0, 1, 1], [0, 1.5, 1]]
+
+
 def test_a_missing_part_is_left_out_and_not_zero():
     """A6: of the format (1, –, 0) mean ½ and deviation 1/√2 are those of two rows; as a 0 they would be of three."""
     batch = with_parts([(0, 1), (0, None), (0, 0)], ("answer", "format"), [0] * 3)

@@ -2,7 +2,8 @@
 
 A credit reads a batch and returns it with `advantages [B, T]`, 0 off the mask and without gradient. The credits of
 this page compare a rollout with its siblings or with nothing, and give every token of a rollout the same advantage;
-`discounted` and `whitened` act on tokens.
+`discounted` and `whitened` act on tokens. What gives all tokens of a row the same reads the outcome alone (`rewards`):
+step rewards are on tokens, and `discounted` and `gae` spend them.
 
 Letters: `B` rows, `T` tokens, `G` siblings of a group, `r` rewards `[B]`, `m` mask `[B, T]`.
 """
@@ -154,8 +155,9 @@ def parts_normalized(
     (1, 0) from (0, 1) least of all. A part that a row lacks (NaN) is left out of its group's mean and deviation and
     adds nothing; one that is equal in a whole group adds 0.
 
-    `reward_weights`: the parts that count and by how much (None: all of them, 1 each), as in `weighted`. Raises
-    UnknownName for a part that no row of the batch has.
+    `reward_weights`: the parts that count and by how much, as in `weighted`. None: all of them, 1 each, and the parts
+    of a part (`answer/format` beside `answer`) once more; then say which. Raises UnknownName for a part that no row of
+    the batch has.
     """
     if reward_weights is not None and not reward_weights:
         raise ValueError("parts_normalized: got no reward_weights; expected at least one part, or None for all")
