@@ -359,3 +359,13 @@ def test_the_reference_of_a_loaded_adapter_is_that_adapter(tiny: Load, tmp_path:
     learner.step(batch, nll)
     assert torch.equal(reference.logprobs(batch), start)
     assert not torch.equal(learner.logprobs(batch), start)
+
+
+def test_trained_weights_in_half_precision_are_warned_of(tiny: Load, caplog: pytest.LogCaptureFixture) -> None:
+    """A23: neighbours of a bfloat16 number are 2^-8 of it apart, so a step of 1e-6 moves nothing."""
+    weight = torch.tensor(1.0, dtype=torch.bfloat16)
+    assert weight - 1e-6 == weight
+    LocalLearner(tiny("llama", "float32"), Optimiser())
+    assert not caplog.records
+    LocalLearner(tiny("llama", "bfloat16"), Optimiser())
+    assert "small steps round to nothing" in caplog.text

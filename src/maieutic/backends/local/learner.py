@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -37,6 +38,8 @@ from maieutic.types import Batch, Outputs
 
 #: What the names of a critic's weights begin with.
 CRITIC = "critic."
+
+log = logging.getLogger("maieutic.backends.local")
 
 
 class LocalLearner:
@@ -81,6 +84,13 @@ class LocalLearner:
         weights = {name: weight for name, weight in self.weights().items() if name not in critic}
         if not weights:
             raise ModelError("got a model without trainable weights; expected some with requires_grad")
+        coarse = {weight.dtype for weight in weights.values()} & {torch.bfloat16, torch.float16}
+        if coarse:
+            log.warning(
+                "the trained weights are %s, whose neighbours are up to 1 %% apart: small steps round to nothing. Load "
+                "the model with dtype='float32'",
+                ", ".join(map(str, coarse)),
+            )
         rate = None if self.critic is None else self.critic.learning_rate
         return Updater(self.optimiser, weights, hidden_matrices(self.model.module), critic, rate)
 
