@@ -23,7 +23,15 @@ CLAIMS = {
     "star": [({}, Claims(rewards="none"))],
     "rest_em": [({}, Claims(rewards="none"))],
     "expert_iteration": [({}, Claims(rewards="none"))],
+    "rcrl": [({}, Claims(rewards="none"))],
     "reinforce": [({}, Claims())],
+    "reinforce_plus_plus": [({"beta": 0.0}, Claims(clip=(0.2, 0.2)))],
+    "reinforce_plus_plus_baseline": [({"beta": 0.0}, Claims(clip=(0.2, 0.2)))],
+    "trpo": [({}, Claims(scale=1 / 3))],  # (G − 1)/G of a mean over two tokens a row
+    "lite_ppo": [({}, Claims(clip=(0.2, 0.2)))],
+    "gdpo": [({}, Claims(clip=(0.2, 0.2)))],
+    "gspo_token": [({}, Claims())],
+    "sapo": [({}, Claims())],
     "rloo": [({}, Claims(scale=1.0)), ({"beta": 0.3}, Claims(scale=1.0, kl="reverse", beta=0.3))],
     "ppo": [
         ({"beta": 0.0, "lam": 1.0}, Claims(clip=(0.2, 0.2))),
@@ -70,14 +78,21 @@ def teacher(_model, batch):
     }
 
 
+def one_part(_model, batch):
+    """The reward as its own only part."""
+    return {"reward_parts": batch.rewards[:, None], "part_names": ("answer",)}
+
+
 #: What fills columns that rows alone cannot: one of the columns → the function.
-FILLS = {"old_values": new_critic, "teacher_top_ids": teacher, "teacher_logprobs": teacher}
+FILLS = {
+    "old_values": new_critic, "teacher_top_ids": teacher, "teacher_logprobs": teacher, "reward_parts": one_part,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "options", "claims"), CASES)
 def test_a_row_computes_what_it_claims(name, options, claims):
     algorithm = make_algorithm(name, options, max_completion_length=16)
-    fills = [FILLS[column] for column in sorted(FILLS.keys() & algorithm.asks)][:1]
+    fills = [FILLS[column] for column in sorted(FILLS.keys() & algorithm.needs)][:1]
     report = examine(of(algorithm, *fills), claims)
     assert report.passed, str(report)
 
