@@ -1,6 +1,6 @@
 """Study 1: seven ways to learn from the same number of samples, on two tasks, each from two starts. Three seeds.
 
-    python -m benchmarks starts [--only arithmetic-sft …] [--runs DIR] [--jobs N] [--data DIR] [--json FILE]
+    python -m benchmarks starts [--only arithmetic-sft …] [--runs DIR] [--jobs N] [--data DIR] [--json DIR]
 
 Four comparisons (`benchmarks/studies/*.toml`, `maieutic compare`), then the tables of docs/studies/starts.md. About an
 hour on two cores; runs are kept, so the command may be stopped and given again.
@@ -26,7 +26,8 @@ COMPARISONS: Mapping[str, tuple[str, list[str]]] = {
     "written-sft": ("written.toml", []),
     "written-weak": ("written.toml", ["start.0.epochs=1"]),
 }
-SHOWN = ("greedy", "pass@1", "pass@8", "vote@8", "strict@8", "rerank@8")
+SHOWN = ("greedy", "pass@1", "pass@8", "vote@8", "strict@8", "rerank@8", "unique")
+SHARES = ("greedy", "pass", "vote", "strict", "rerank")
 COSTS = {"samples": "samples", "generated_tokens": "tokens generated", "trained_tokens": "tokens trained"}
 
 
@@ -42,7 +43,8 @@ def run(name: str, runs: Path, jobs: int, data: Path) -> dict[str, Any]:
         arguments += ["--set", setting]
     if code := maieutic(arguments):
         raise SystemExit(code)
-    return json.loads(out.read_text())
+    found = json.loads(out.read_text())
+    return {key: value for key, value in found.items() if key not in ("out", "page")}
 
 
 def tables(name: str, found: Mapping[str, Any]) -> str:
@@ -52,7 +54,8 @@ def tables(name: str, found: Mapping[str, Any]) -> str:
         rows = {"start": results["start"], **results["arms"]}
         shown = [metric for metric in SHOWN if all(metric in values for values in rows.values())]
         lines += ["", f"**{taskset}**", "", "| | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
-        lines += [f"| {arm} | " + " | ".join(_percent(values[m]) for m in shown) + " |" for arm, values in rows.items()]
+        for arm, values in rows.items():
+            lines.append(f"| {arm} | " + " | ".join(_cell(metric, values[metric]) for metric in shown) + " |")
         gains = {(gain["new"], gain["metric"]): gain for gain in results["gains"]}
         metrics = list(dict.fromkeys(metric for _, metric in gains))
         pairs = {pair["new"]: pair for pair in results["pairs"]}
@@ -76,10 +79,16 @@ def tables(name: str, found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _cell(metric: str, value: Mapping[str, Any]) -> str:
+    """A share in per cent; a number of different correct solutions as it is."""
+    return _percent(value) if metric.partition("@")[0] in SHARES else f"{value['value']:.2f}"
+
+
 def _percent(value: Mapping[str, Any]) -> str:
     if value["low"] is None:  # one seed
         return f"{100 * value['value']:.1f}"
-    return f"{100 * value['value']:.1f} ({100 * value['low']:.1f}–{100 * value['high']:.1f})"
+    low, high = max(0.0, value["low"]), min(1.0, value["high"])  # Student's t of a few seeds knows of no bounds
+    return f"{100 * value['value']:.1f} ({100 * low:.1f}–{100 * high:.1f})"
 
 
 def _points(value: Mapping[str, Any] | None) -> str:
@@ -97,12 +106,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs/studies"))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/svamp"))
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="a folder for what was found, a file each")
     given = parser.parse_args(arguments)
     given.runs.mkdir(parents=True, exist_ok=True)
     found = {name: run(name, given.runs, given.jobs, given.data.resolve()) for name in given.only}
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1))
+    for name, results in found.items() if given.json else ():
+        given.json.mkdir(parents=True, exist_ok=True)
+        (given.json / f"{name}.json").write_text(json.dumps(results))
     print(machine())
     for name, results in found.items():
         print("\n" + tables(name, results))
