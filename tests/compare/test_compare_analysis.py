@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from maieutic.compare.analyse import adjusted, analyse, compare, compared
 from maieutic.compare.measures import values
-from maieutic.compare.verdict import between, verdict
+from maieutic.compare.verdict import between, learnt, verdict
 from maieutic.evaluate import Evaluation, Problem, Sample
 from maieutic.types import Finish
 
@@ -170,3 +172,16 @@ def test_an_arm_that_spent_more_than_the_budget_is_named(make_results):
     results = make_results({"a": [[4, 2]] * 3, "b": [[2, 2]] * 3}, budget={"samples": 5})
     said = verdict(results, analyse(results, "test"))
     assert "Not quite equal: a spent 160 % of the budget of samples, for its steps are large." in said
+
+
+def test_a_gain_that_only_looks_so_alone_says_that(make_results):
+    """The interval leaves 0 out, but not for all comparisons of the kind at once."""
+    start, new = [[2] * 40 + [0] * 20] * 3, [[4] * 40 + [3] * 20] * 3
+    evaluation = {"tasks": "test", "samples": 4, "k": 4, "max_completion_length": 6}
+    results = make_results({"new": new, "same": start}, start=start, evaluation=evaluation)
+    found = analyse(results, "test")
+    among = replace(found, gains=tuple(replace(gain, p_adjusted=0.07) for gain in found.gains))
+    said = learnt(among, "new")
+    assert said[0].startswith("That new became better than the model it started from cannot be claimed: pass@1 changed")
+    assert f"but of {len(found.gains)} comparisons one may look so by chance (p = 0.07 among them)" in said[0]
+    assert said[1].startswith("That new learnt something new cannot be claimed: pass@")

@@ -73,16 +73,30 @@ def learnt(analysis: Analysis, arm: str) -> list[str]:
         return []
     if surer.seeds < 2:
         return []
-    told = [_gained(surer)]
+    family = len(analysis.gains)
+    told = [_gained(surer, family)]
     if new is not None and new.metric != surer.metric:
-        told.append(_new(new, surer))
+        told.append(_new(new, surer, family))
     return told
 
 
-def _gained(gain: Comparison) -> str:
+def _alone(gain: Comparison, family: int) -> str:
+    """A change whose own interval leaves 0 out, and that is not claimed all the same."""
+    return (
+        f"{gain.metric} changed by {size(gain)}, but of {family} comparisons one may look so by chance "
+        f"(p = {gain.p_adjusted:.2g} among them)"
+    )
+
+
+def _gained(gain: Comparison, family: int) -> str:
     if gain.claimed:
         word = "better" if gain.effect.interval.value > 0 else "worse"
         return f"{gain.new} became {word} than the model it started from: {gain.metric} changed by {size(gain)}."
+    if gain.effect.seen:
+        word = "better" if gain.effect.interval.value > 0 else "worse"
+        return (
+            f"That {gain.new} became {word} than the model it started from cannot be claimed: {_alone(gain, family)}."
+        )
     low, high = (points(gain.metric, x) for x in (gain.effect.interval.low, gain.effect.interval.high))
     return (
         f"Whether {gain.new} differs from the model it started from cannot be said: {gain.metric} changed by {low} to "
@@ -90,7 +104,7 @@ def _gained(gain: Comparison) -> str:
     )
 
 
-def _new(new: Comparison, surer: Comparison) -> str:
+def _new(new: Comparison, surer: Comparison, family: int) -> str:
     """Pass@k asks what a model can do at all, the study's metric how surely it does it."""
     k = new.metric.partition("@")[2]
     if new.claimed and new.effect.interval.value > 0:
@@ -100,6 +114,9 @@ def _new(new: Comparison, surer: Comparison) -> str:
         )
     if new.claimed:
         return f"{new.new} lost solutions that its start had: {new.metric} changed by {size(new)}."
+    if new.effect.seen:
+        did = "learnt something new" if new.effect.interval.value > 0 else "lost solutions that its start had"
+        return f"That {new.new} {did} cannot be claimed: {_alone(new, family)}."
     low, high = (points(new.metric, x) for x in (new.effect.interval.low, new.effect.interval.high))
     range_ = f"{new.metric} changed by {low} to {high} {unit(new.metric)}"
     if surer.claimed and surer.effect.interval.value > 0:
