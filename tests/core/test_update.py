@@ -7,6 +7,7 @@ import torch
 
 from maieutic.core import credit, losses, select, update, weights
 from maieutic.core.parts import Algorithm
+from maieutic.core.trust_region import backtracked, trust_region
 from maieutic.types import Batch
 
 
@@ -115,6 +116,17 @@ def test_metrics_are_means_over_steps_and_the_mismatch_is_that_of_the_first():
 @pytest.mark.parametrize(("options", "steps"), [({}, 1), ({"epochs": 3}, 3), ({"epochs": 2, "minibatches": 4}, 8)])
 def test_steps_is_how_many_optimiser_steps_a_batch_makes_at_most(options, steps):
     assert update.sgd(**options).steps == steps
+
+
+def test_passes_is_how_often_a_row_goes_through_the_model():
+    assert update.sgd().passes == 1.0
+    assert update.sgd(epochs=3, minibatches=4).passes == 3.0  # in parts or not: each row once an epoch
+    assert update.refit(epochs=2).passes == 2.0
+    assert update.refit(steps=40).passes is None  # as often as 40 batches are more than there are rows
+    # a gradient, 10 products with the Fisher matrix of two passes each, and the search: 1 + 20 + 1
+    assert trust_region(cg_iterations=10).passes == 22.0
+    around = backtracked(update.sgd(epochs=2, minibatches=3))  # and its search
+    assert (around.passes, around.steps, around.uses_optimiser) == (3.0, 6, True)
 
 
 def test_it_prints_as_it_was_written():

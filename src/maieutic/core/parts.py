@@ -277,20 +277,21 @@ class Weigh(Part):
 class Update(Part):
     """(learner, batch, algorithm) → metrics: how the weights move on a credited batch.
 
-    `steps` is how many optimiser steps one batch makes at most; None where that depends on the batch (the update then
-    begins the learning-rate schedule anew itself). With one, each row meets the policy that the batch began with, so
-    the old policy is the present one and `old_logprobs` need no forward pass of their own (unless the update itself
-    `needs` them). One that `uses_optimiser` steps as the learner's optimiser does, at its learning rate.
+    `steps`: optimiser steps of one batch, at most; None where that depends on it (the update then begins the rate's
+    schedule anew itself). With one, each row meets the policy that the batch began with, so the old policy is the
+    present one and `old_logprobs` need no pass of their own (unless the update `needs` them). One that `uses_optimiser`
+    steps as the learner's does. `passes`: how often a row goes forward and backward, about; None where that depends.
     """
 
     steps: int | None = 1
     uses_optimiser: bool = True
+    passes: float | None = 1.0
 
     def __call__(self, learner: Learner, batch: Batch, algorithm: Algorithm) -> dict[str, float]:
         return self.function(learner, batch, algorithm)
 
 
-#: Columns that packing and the algorithm itself fill while a step goes on; all others are asked of models.
+#: Columns that packing and the algorithm fill while a step goes on; models are asked for all others.
 FILLED_BY_ALGORITHM = frozenset({"advantages", "returns", "weights", "pairs", "reward_parts"})
 
 

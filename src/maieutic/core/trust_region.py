@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -187,7 +187,9 @@ def trust_region(
 
     label = f"trust_region(max_kl={max_kl:g}, damping={damping:g})"
     asked, able = frozenset({"old_logprobs"}), frozenset({"trust_region"})
-    return Update(label, run, needs=asked, requires=able, uses_optimiser=False)
+    # the gradient is one, a product with F as much as two, and what is tried at the end some forward ones: one more
+    passes = 2.0 + 2.0 * cg_iterations
+    return Update(label, run, needs=asked, requires=able, uses_optimiser=False, passes=passes)
 
 
 def backtracked(
@@ -228,7 +230,8 @@ def backtracked(
 
     label = f"backtracked({update.label}, max_kl={max_kl:g})"
     asked = update.requires | {"trust_region"}
-    return Update(label, run, update.needs, asked, update.memory, update.absent, update.steps, update.uses_optimiser)
+    passes = None if update.passes is None else update.passes + 1.0  # to compare is forward only, a few times
+    return replace(update, label=label, function=run, requires=asked, passes=passes)
 
 
 def some_tokens(mask: Tensor, share: float, seed: str) -> Tensor:

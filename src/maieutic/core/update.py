@@ -47,7 +47,7 @@ def sgd(epochs: int = 1, minibatches: int = 1, seed: int = 0) -> Update:
         return _summary(steps)
 
     label = f"sgd(epochs={epochs}, minibatches={minibatches})" if (epochs, minibatches) != (1, 1) else "sgd()"
-    return Update(label, run, steps=epochs * minibatches)
+    return Update(label, run, steps=epochs * minibatches, passes=float(epochs))
 
 
 class Rounds:
@@ -108,7 +108,8 @@ def refit(
     how = f"epochs={epochs}" if steps is None else f"steps={steps}, growth={growth:g}"
     label = f"refit({how}, rows={rows}{'' if restart else ', restart=False'})"
     needed = frozenset({"restart"}) if restart else frozenset[str]()
-    return Update(label, run, requires=needed, memory=(rounds,) if growth != 1.0 else (), steps=None)
+    passes = float(epochs) if steps is None else None
+    return Update(label, run, requires=needed, memory=(rounds,) if growth != 1.0 else (), steps=None, passes=passes)
 
 
 def _split(batch: Batch, parts: int, seed: str) -> Iterator[Tensor]:

@@ -77,7 +77,7 @@ def start_model(config: Config, tasksets: Tasksets, folder: Path) -> str:
             build_small(
                 temporary,
                 SmallModel(**spec.shape),
-                _corpus(config, tasksets),
+                corpus(config, tasksets),
                 tokenizer=spec.tokenizer,
                 min_count=spec.min_count,
                 vocabulary_size=spec.vocabulary_size,
@@ -90,7 +90,7 @@ def start_model(config: Config, tasksets: Tasksets, folder: Path) -> str:
     return str(folder)
 
 
-def _corpus(config: Config, tasksets: Tasksets) -> Iterator[str]:
+def corpus(config: Config, tasksets: Tasksets) -> Iterator[str]:
     """Questions and solutions of the tasks that are trained on, and hints; those of the evaluation are not read."""
     yield from (stage.hint for stage in config.stages if stage.hint is not None)
     for name in dict.fromkeys(t for stage in config.stages for t in (stage.tasks, stage.demonstrations) if t):
