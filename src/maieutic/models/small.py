@@ -168,6 +168,33 @@ def build_small(
     folder = Path(folder)
     if (folder / "config.json").exists():
         raise ModelError(f"{folder} already holds a model; choose another folder, or remove it first")
+    wrapped = small_tokenizer(
+        spec.context,
+        corpus,
+        vocabulary=vocabulary,
+        tokenizer=tokenizer,
+        min_count=min_count,
+        vocabulary_size=vocabulary_size,
+        extra_words=extra_words,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with no_progress_bars():
+        _random_model(spec, wrapped, seed).save_pretrained(folder)
+    wrapped.save_pretrained(folder)
+    return folder
+
+
+def small_tokenizer(
+    context: int,
+    corpus: Iterable[str] = (),
+    *,
+    vocabulary: Sequence[str] | None = None,
+    tokenizer: str = "word",
+    min_count: int = 1,
+    vocabulary_size: int = 1024,
+    extra_words: Sequence[str] = (),
+) -> PreTrainedTokenizerFast:
+    """The tokenizer alone, of a model that reads `context` tokens; the rest is as in `build_small`."""
     if tokenizer not in TOKENIZERS:
         raise UnknownName("tokenizer", tokenizer, TOKENIZERS)
     if vocabulary is not None and tokenizer != "word":
@@ -180,12 +207,7 @@ def build_small(
     else:
         raw = _bpe_tokenizer(list(corpus), vocabulary_size)
         raw.add_tokens(_unbroken(extra_words))
-    wrapped = _wrap(raw, spec.context)
-    folder.mkdir(parents=True, exist_ok=True)
-    with no_progress_bars():
-        _random_model(spec, wrapped, seed).save_pretrained(folder)
-    wrapped.save_pretrained(folder)
-    return folder
+    return _wrap(raw, context)
 
 
 #: Kinds of tokenizer that `build_small` makes.
@@ -261,23 +283,31 @@ def _wrap(raw: Tokenizer, context: int) -> PreTrainedTokenizerFast:
     )
 
 
-def _random_model(spec: SmallModel, tokenizer: PreTrainedTokenizerFast, seed: int) -> Any:
+def small_config(spec: SmallModel, tokenizer: PreTrainedTokenizerFast) -> Any:
+    """The transformers config of a small model that reads this tokenizer's tokens."""
     kind, settings = ARCHITECTURES[spec.architecture]
-    marks = {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    config = AutoConfig.for_model(
+    return AutoConfig.for_model(
         kind,
         vocab_size=len(tokenizer),
         tie_word_embeddings=spec.tied,
         initializer_range=math.sqrt(2 / (5 * spec.width)),
         **settings(spec),
-        **marks,
+        **_marks(tokenizer),
     )
+
+
+def _marks(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    return {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def _random_model(spec: SmallModel, tokenizer: PreTrainedTokenizerFast, seed: int) -> Any:
+    config = small_config(spec, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.generation_config = GenerationConfig(**marks)
+    model.generation_config = GenerationConfig(**_marks(tokenizer))
     return model

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from maieutic.backends.local.attention import Layout, Unservable
+from maieutic.backends.local.cache import Admission
 from maieutic.backends.local.decoder import Decoder, OrdinaryDecoder, SlotDecoder
 from maieutic.backends.local.evaluate import Forward, PackedForward, PaddedForward
 from maieutic.backends.local.packing import pack_tokens
@@ -55,6 +56,18 @@ def why_not(module: nn.Module) -> str:
                 *said,
             )
     return _reasons[module]
+
+
+def why_not_by_config(module: nn.Module) -> str:
+    """As much of `why_not` as is known without running the module: of an outline, which has no weights."""
+    try:
+        _check_config(module)
+        Trunk(module)
+    except Unservable as reason:
+        return str(reason)
+    config: Any = bare(module).config
+    slides = getattr(config, "sliding_window", None) and not getattr(config, "layer_types", None)
+    return "its attention asks for sliding_window" if slides else ""
 
 
 def _find_reason(module: nn.Module) -> str:
@@ -128,7 +141,8 @@ def _check_numbers(module: nn.Module, trunk: Trunk) -> None:
     wanted = [whole[len(prompt) - 1 : -1] for (prompt, _), whole in zip(rows, expected, strict=True)]
     _compare("a packed batch", torch.cat(wanted), found, allowed)
     decoder = SlotDecoder(trunk, device)
-    after = decoder.admit([rows[0][0], rows[2][0]], [[0, 1], [2]], 16, 3)
+    admissions = [Admission(rows[0][0], [0, 1], 8, siblings=4), Admission(rows[2][0], [2], 8)]
+    after = decoder.admit(admissions, 16, 3)
     _compare("a prompt", torch.stack([expected[0][4], expected[2][1]]), after, allowed)
     for step in range(3):
         fed = np.array([completion[step] for _, completion in rows])
