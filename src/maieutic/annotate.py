@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from maieutic.clock import phase
 from maieutic.core.parts import CAPABILITIES, Algorithm
 from maieutic.core.select import sampled_share
 from maieutic.errors import ConfigError
@@ -44,7 +45,8 @@ def annotate(batch: Batch, columns: frozenset[str], fill: Mapping[str, Filler]) 
     """The batch with these columns filled; those that it has already are left as they are."""
     for column in sorted(columns):
         if not batch.has(column):
-            batch = batch.with_(**fill[column](batch))
+            with phase("annotate"), phase(column):
+                batch = batch.with_(**fill[column](batch))
     return batch
 
 

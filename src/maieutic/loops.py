@@ -7,6 +7,8 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from maieutic.clock import handed_over
+
 T = TypeVar("T")
 
 
@@ -25,7 +27,7 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
         except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread below
             failure.append(error)
 
-    thread = threading.Thread(target=body, name="maieutic-async")
+    thread = threading.Thread(target=handed_over(body), name="maieutic-async")
     thread.start()
     thread.join()
     if failure:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from maieutic.clock import phase
 from maieutic.types import CHOSEN, REJECTED, Batch, Example, Finish
 
 
@@ -71,21 +72,22 @@ def pack(examples: Sequence[Example]) -> Batch:
             f"pack: got rows sampled at temperatures {sorted(temperatures)}; expected one, because the learner "
             "computes log-probs at the temperature of the batch"
         )
-    rollouts = [e.rollout for e in examples]
-    names = tuple(sorted({name for example in examples for name in example.parts}))
-    columns = {"pairs": _pairs(examples), "reward_parts": _reward_parts(examples, names)}
-    width = max(len(r.tokens) for r in rollouts)
-    return Batch(
-        tokens=_padded([r.tokens for r in rollouts], width, torch.long),
-        mask=_padded([r.mask for r in rollouts], width, torch.bool),
-        lengths=torch.tensor([len(r.tokens) for r in rollouts]),
-        sampler_logprobs=_padded([r.logprobs for r in rollouts], width, torch.float32),
-        rewards=torch.tensor([e.reward for e in examples], dtype=torch.float32),
-        token_rewards=_padded([_token_rewards(e, width) for e in examples], width, torch.float32),
-        terminated=torch.tensor([r.finish is not Finish.LENGTH for r in rollouts]),
-        groups=torch.tensor([e.group for e in examples]),
-        units=torch.tensor([e.unit for e in examples]),
-        temperature=temperatures.pop(),
-        columns={name: column for name, column in columns.items() if column is not None},
-        part_names=names,
-    )
+    with phase("pack"):
+        rollouts = [e.rollout for e in examples]
+        names = tuple(sorted({name for example in examples for name in example.parts}))
+        columns = {"pairs": _pairs(examples), "reward_parts": _reward_parts(examples, names)}
+        width = max(len(r.tokens) for r in rollouts)
+        return Batch(
+            tokens=_padded([r.tokens for r in rollouts], width, torch.long),
+            mask=_padded([r.mask for r in rollouts], width, torch.bool),
+            lengths=torch.tensor([len(r.tokens) for r in rollouts]),
+            sampler_logprobs=_padded([r.logprobs for r in rollouts], width, torch.float32),
+            rewards=torch.tensor([e.reward for e in examples], dtype=torch.float32),
+            token_rewards=_padded([_token_rewards(e, width) for e in examples], width, torch.float32),
+            terminated=torch.tensor([r.finish is not Finish.LENGTH for r in rollouts]),
+            groups=torch.tensor([e.group for e in examples]),
+            units=torch.tensor([e.unit for e in examples]),
+            temperature=temperatures.pop(),
+            columns={name: column for name, column in columns.items() if column is not None},
+            part_names=names,
+        )

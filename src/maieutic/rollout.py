@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from maieutic.clock import beside
 from maieutic.environments.inline import interjection
 from maieutic.errors import PromptTooLong
 from maieutic.protocols import Chat, Completion, Reward, Sampler, Sampling, Tool
@@ -55,7 +56,8 @@ class Roller:
         rollouts = tuple(
             self._rollout(task, prompt, completion, sibling) for sibling, completion in enumerate(completions)
         )
-        scores = await judge_group(self.reward, task, rollouts)
+        with beside("reward"):
+            scores = await judge_group(self.reward, task, rollouts)
         return Group(task, rollouts, tuple(scores), id=visit)
 
     def _rollout(self, task: Task, prompt: tuple[int, ...], completion: Completion, sibling: int) -> Rollout:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from maieutic.annotate import Filler, annotate, check, fillers
+from maieutic.clock import phase
 from maieutic.core.measures import batch_measures, group_measures, memory_measures, row_measures
 from maieutic.core.parts import Algorithm
 from maieutic.pack import pack
@@ -38,16 +39,21 @@ def _loop(
     source: Source, policy: Policy, algorithm: Algorithm, indices: range, fill: Mapping[str, Filler]
 ) -> Iterator[Step]:
     for index in indices:
-        groups = tuple(source.next())
-        examples = tuple(algorithm.select(groups))
+        with phase("sampling"):
+            groups = tuple(source.next())
+        with phase("select"):
+            examples = tuple(algorithm.select(groups))
         measures = {**group_measures(groups), **row_measures(groups, examples)}
         if not examples:
             yield Step(index, groups, (), None, {**measures, "train/skipped": 1.0})
             continue
         batch = annotate(pack(examples), algorithm.asks, fill)
         measures |= memory_measures(algorithm)  # as they are for this batch: credit may change them
-        batch = algorithm.credit(batch)
+        with phase("credit"):
+            batch = algorithm.credit(batch)
         measures |= batch_measures(batch)
-        metrics = algorithm.update(policy.learner, batch, algorithm)
-        policy.publish()
+        with phase("update"):
+            metrics = algorithm.update(policy.learner, batch, algorithm)
+        with phase("publish"):
+            policy.publish()
         yield Step(index, groups, examples, batch, {**measures, **metrics, "train/skipped": 0.0})

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from maieutic.clock import costing
 from maieutic.types import Batch, Step
 
 #: The costs of a step as metrics, by the name under which a budget asks for them.
@@ -95,7 +96,8 @@ class Metered:
     def _counted(self, method: Callable[..., Any], per_token: float, *given: Any, **named: Any) -> Any:
         batch = given[0] if self._around is None else self._around
         self._meter.count(int(batch.lengths.sum()), self._parameters, per_token)
-        return method(*given, **named)
+        with costing(per_token * self._parameters):
+            return method(*given, **named)
 
 
 def step_cost(

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from maieutic.backends.local.packing import pack_tokens, split, split_padded
+from maieutic.backends.local.packing import Packed, pack_tokens, split, split_padded
 from maieutic.backends.local.trunk import Trunk, bare
+from maieutic.clock import count
 from maieutic.models.causal import (
     candidate_logprobs,
     likeliest,
@@ -83,7 +84,7 @@ class PackedForward:
         packed = pack_tokens(batch.tokens, batch.mask)
         if packed is None:
             return _nothing(batch, entropy, value_head)
-        hidden = self.trunk.hidden(packed.tokens, packed.positions, packed.layout)
+        hidden = self._hidden(packed)
         states = hidden.index_select(0, packed.sources)
         scored = _score(self.trunk.logits, states, batch, packed.rows, packed.columns, entropy, self.held)
         values = None if value_head is None else value_head(states).reshape(-1)
@@ -94,7 +95,7 @@ class PackedForward:
         packed = pack_tokens(batch.tokens, batch.mask)
         if packed is None:
             return _zeros(batch)
-        states = self.trunk.hidden(packed.tokens, packed.positions, packed.layout).index_select(0, packed.sources)
+        states = self._hidden(packed).index_select(0, packed.sources)
         return _placed(batch, packed.rows, packed.columns, value_head(states).reshape(-1))
 
     def top(self, batch: Batch, k: int, vocabulary: int) -> tuple[Tensor, Tensor]:
@@ -102,15 +103,19 @@ class PackedForward:
         packed = pack_tokens(batch.tokens, batch.mask)
         if packed is None:
             return _no_candidates(batch, k)
-        states = self.trunk.hidden(packed.tokens, packed.positions, packed.layout).index_select(0, packed.sources)
+        states = self._hidden(packed).index_select(0, packed.sources)
         return _top(self.trunk.logits, states, batch, packed.rows, packed.columns, k, vocabulary)
 
     def logits(self, batch: Batch, at: Tensor) -> Tensor:
         """See `Forward`."""
         packed = pack_tokens(batch.tokens, batch.mask)
         assert packed is not None, "there is a chosen token to compare at"
-        hidden = self.trunk.hidden(packed.tokens, packed.positions, packed.layout)
+        hidden = self._hidden(packed)
         return self.trunk.logits(hidden.index_select(0, packed.sources[at[packed.rows, packed.columns]]))
+
+    def _hidden(self, packed: Packed) -> Tensor:
+        count(len(packed.tokens))
+        return self.trunk.hidden(packed.tokens, packed.positions, packed.layout)
 
 
 class PaddedForward:
@@ -159,6 +164,7 @@ class PaddedForward:
 
     def _run(self, batch: Batch, hidden: bool) -> Any:
         tokens = batch.tokens[:, : int(batch.lengths.max())]
+        count(int(batch.lengths.sum()))
         return self.module(
             input_ids=tokens,
             # Padding comes last, so no token that counts can see it; a mask that hid it would leave padded queries

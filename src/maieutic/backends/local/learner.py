@@ -28,6 +28,7 @@ from maieutic.backends.local.critic import Critic
 from maieutic.backends.local.evaluate import Forward
 from maieutic.backends.local.natural import kept_policy, twice_differentiable
 from maieutic.backends.local.optimiser import Optimiser, Updater, hidden_matrices
+from maieutic.clock import phase
 from maieutic.core.neighbourhood import KeptPolicy
 from maieutic.core.trust_region import flatten
 from maieutic.errors import ConfigError, DataError, ModelError, NumericalError, RunError
@@ -174,7 +175,8 @@ class LocalLearner:
         """
         self.updater.forget_gradients()
         metrics = self.accumulate(batch, loss, needs=needs)
-        return {**metrics, **self._update()}
+        with phase("optimiser"):
+            return {**metrics, **self._update()}
 
     def accumulate(
         self,
@@ -189,13 +191,15 @@ class LocalLearner:
         tally = Tally()
         for rows in self.forward.split(batch, self.micro_batch_tokens):
             micro = batch.rows(rows).to(self.device)
-            outputs = self.outputs(micro)
-            if "old_logprobs" in needs and not micro.has("old_logprobs"):
-                micro = micro.with_(old_logprobs=outputs.logprobs.detach())
-            value, watched = loss(outputs, micro)
-            total = torch.where(micro.mask, micro.weights * value, 0.0).sum()
+            with phase("forward"):
+                outputs = self.outputs(micro)
+                if "old_logprobs" in needs and not micro.has("old_logprobs"):
+                    micro = micro.with_(old_logprobs=outputs.logprobs.detach())
+                value, watched = loss(outputs, micro)
+                total = torch.where(micro.mask, micro.weights * value, 0.0).sum()
             if total.requires_grad:
-                total.backward()
+                with phase("backward"):
+                    total.backward()
             tally.add(micro, outputs, total, watched)
         return tally.metrics()
 
