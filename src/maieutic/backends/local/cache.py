@@ -1,4 +1,5 @@
-"""The key-value store of the sampler: one slot a live row, preallocated, outside the module.
+"""The sampler's key-value store for accelerators and coarse numbers: one slot a live row, preallocated, outside the
+module. (On a CPU in float32: `bags`.)
 
 It starts as zeros, because attention multiplies a masked column by 0, which would keep a stray NaN.
 
@@ -7,21 +8,40 @@ It starts as zeros, because attention multiplies a masked column by 0, which wou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from maieutic.backends.local.attention import PackedLayout
+from maieutic.backends.local.attention import Layout, PackedLayout
+
+Ints = NDArray[np.int64]
 
 
-class Store:
-    """Keys and values `[S, L, K, D]` a layer. Layers are allocated when they are first written to."""
+class Admission(NamedTuple):
+    """Rows that begin: those in `slots` go on from `prompt`, each by at most `room` tokens.
 
-    def __init__(self) -> None:
-        self.slots = 0
-        self.columns = 0
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+    `siblings` is how many rows were asked of the prompt in all, of which some may come later.
+    """
+
+    prompt: Sequence[int]
+    slots: Sequence[int]
+    room: int
+    siblings: int = 1
+
+
+class KeyValues(Protocol):
+    """What keeps the keys and values of live rows, and lets new tokens attend to them."""
+
+    layers: dict[int, tuple[Tensor, Tensor]]
+
+    def columns_for(self, prompt: int, room: int, siblings: int) -> int:
+        """Columns that a row takes which goes on from a prompt so long by `room` tokens, one of so many siblings."""
+        ...
 
     def reserve(self, slots: int, columns: int) -> None:
         """Make room for so many slots and columns, keeping what is stored there.
@@ -29,6 +49,42 @@ class Store:
         What lies beyond is given back when the store grows: many short rows and later few long ones would otherwise
         leave a store of many long ones.
         """
+        ...
+
+    def prefill(
+        self, packed: PackedLayout, members: Sequence[Sequence[int]], admissions: Sequence[Admission]
+    ) -> Layout:
+        """The layout of a forward over the prompts of `admissions`, of which block `i` holds `members[i]`."""
+        ...
+
+    def decode(self, positions: Ints, alive: NDArray[np.bool_]) -> Layout:
+        """The layout of a forward over one new token in each of the first `R` slots, at `positions [R]`."""
+        ...
+
+    def move(self, sources: Tensor, targets: Tensor, columns: int) -> None:
+        """Copy the first `columns` of slots `sources` to slots `targets`."""
+        ...
+
+    def bytes_per_slot(self, columns: int) -> int:
+        """What one slot of so many columns takes, over the layers seen so far."""
+        ...
+
+
+class Store:
+    """Keys and values `[S, L, K, D]` a layer. Layers are allocated when they are first written to."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.slots = 0
+        self.columns = 0
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def columns_for(self, prompt: int, room: int, siblings: int) -> int:  # noqa: ARG002 - every row has its own
+        """See `KeyValues`."""
+        return prompt + room
+
+    def reserve(self, slots: int, columns: int) -> None:
+        """See `KeyValues`."""
         if slots <= self.slots and columns <= self.columns:
             return
         kept_slots, kept_columns = min(slots, self.slots), min(columns, self.columns)
@@ -46,14 +102,36 @@ class Store:
             self.layers[index] = (next(made), next(made))
         return self.layers[index]
 
+    def prefill(
+        self, packed: PackedLayout, members: Sequence[Sequence[int]], admissions: Sequence[Admission]
+    ) -> PrefillLayout:
+        """See `KeyValues`."""
+        rows, targets = [], []
+        for block in members:
+            slots = [np.asarray(admissions[number].slots, np.int64) for number in block]
+            rows.append(self._put(np.repeat(np.arange(len(block)), [len(own) for own in slots])))
+            targets.append(self._put(np.concatenate(slots)))
+        return PrefillLayout(self, packed, tuple(rows), tuple(targets))
+
+    def decode(self, positions: Ints, alive: NDArray[np.bool_]) -> DecodeLayout:
+        """See `KeyValues`."""
+        live = int(positions[alive].max()) + 1
+        at = self._put(np.minimum(positions, live - 1))
+        places = torch.arange(len(positions), device=self.device) * self.columns + at
+        mask = (torch.arange(live, device=self.device)[None, :] <= at[:, None])[:, None, None, :]
+        return DecodeLayout(self, places, mask)
+
+    def _put(self, array: Ints) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
     def move(self, sources: Tensor, targets: Tensor, columns: int) -> None:
-        """Copy the first `columns` of slots `sources` to slots `targets`."""
+        """See `KeyValues`."""
         for pair in self.layers.values():
             for kept in pair:
                 kept[targets, :columns] = kept[sources, :columns]
 
     def bytes_per_slot(self, columns: int) -> int:
-        """What one slot of so many columns takes, over the layers seen so far."""
+        """See `KeyValues`."""
         return sum(t.shape[2] * t.shape[3] * t.element_size() * columns for p in self.layers.values() for t in p)
 
 

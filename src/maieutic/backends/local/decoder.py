@@ -9,7 +9,8 @@ nothing is padded and nothing needs to be known about the architecture.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from maieutic.backends.local.attention import PackedLayout
-from maieutic.backends.local.cache import DecodeLayout, PrefillLayout, Store
+from maieutic.backends.local.bags import BagStore
+from maieutic.backends.local.cache import Admission, KeyValues, Store
 from maieutic.backends.local.packing import Piece, lay_out
 from maieutic.backends.local.trunk import Trunk
 
@@ -32,12 +33,14 @@ not move the whole store."""
 class Decoder(Protocol):
     """Rows in slots `0, 1, …`; a slot is free again when a new row is admitted to it."""
 
-    def admit(
-        self, prompts: Sequence[Sequence[int]], slots: Sequence[Sequence[int]], columns: int, used: int
-    ) -> Tensor:
+    def columns_for(self, prompt: int, room: int, siblings: int) -> int:
+        """Columns of the store that a row takes; see `cache.KeyValues`."""
+        ...
+
+    def admit(self, admissions: Sequence[Admission], columns: int, used: int) -> Tensor:
         """Run prompts into the slots of their siblings; logits after each prompt, `[N, V]`.
 
-        `columns` is the longest that any live row may become, and every live row is in one of the first `used` slots.
+        `columns` is the most that any live row takes, and every live row is in one of the first `used` slots.
         """
         ...
 
@@ -59,47 +62,40 @@ class Decoder(Protocol):
 
 
 class SlotDecoder:
-    """Decoding through plugged attention."""
+    """Decoding through plugged attention. `store` is what keeps keys and values (None: what suits the machine)."""
 
-    def __init__(self, trunk: Trunk, device: torch.device) -> None:
+    def __init__(self, trunk: Trunk, device: torch.device, store: Callable[[], KeyValues] | None = None) -> None:
         self.trunk = trunk
         self.device = device
-        self.store = Store()
+        plain = device.type == "cpu" and next(trunk.head.parameters()).dtype == torch.float32
+        self.new_store: Callable[[], KeyValues] = store or (BagStore if plain else lambda: Store(device))
+        self.store = self.new_store()
 
-    def admit(
-        self, prompts: Sequence[Sequence[int]], slots: Sequence[Sequence[int]], columns: int, used: int
-    ) -> Tensor:
+    def columns_for(self, prompt: int, room: int, siblings: int) -> int:
+        """See `Decoder`."""
+        return self.store.columns_for(prompt, room, siblings)
+
+    def admit(self, admissions: Sequence[Admission], columns: int, used: int) -> Tensor:
         """See `Decoder`."""
         self.store.reserve(used + used // SPARE_SLOTS, _up(columns, COLUMN_STEP))
-        pieces = [Piece(np.asarray(p, dtype=np.int64), 0, i) for i, p in enumerate(prompts)]
+        pieces = [Piece(np.asarray(one.prompt, dtype=np.int64), 0, i) for i, one in enumerate(admissions)]
         packed, starts, _ = lay_out(pieces, [])
         flat = np.empty(sum(len(p.tokens) for p in pieces), np.int64)
         positions = np.empty_like(flat)
         for piece, start in zip(pieces, starts, strict=True):
             flat[start : start + len(piece.tokens)] = piece.tokens
             positions[start : start + len(piece.tokens)] = np.arange(len(piece.tokens))
-        layout = self._prefill(packed.to(self.device), starts, slots)
+        order = iter(np.argsort(starts).tolist())
+        members = [list(islice(order, block.rows)) for block in packed.blocks]
+        layout = self.store.prefill(packed.to(self.device), members, admissions)
         hidden = self.trunk.hidden(self._put(flat), self._put(positions), layout)
         ends = starts + np.array([len(p.tokens) for p in pieces]) - 1
         return self.trunk.logits(hidden[self._put(ends)])
 
-    def _prefill(self, packed: PackedLayout, starts: Ints, slots: Sequence[Sequence[int]]) -> PrefillLayout:
-        order = np.argsort(starts)
-        rows, targets, at = [], [], 0
-        for block in packed.blocks:
-            members = order[at : at + block.rows]
-            at += block.rows
-            rows.append(self._put(np.repeat(np.arange(block.rows), [len(slots[i]) for i in members])))
-            targets.append(self._put(np.concatenate([np.asarray(slots[i], np.int64) for i in members])))
-        return PrefillLayout(self.store, packed, tuple(rows), tuple(targets))
-
     def decode(self, tokens: Ints, positions: Ints, alive: NDArray[np.bool_]) -> Tensor:
         """See `Decoder`."""
-        live = int(positions[alive].max()) + 1
-        at = self._put(np.minimum(positions, live - 1))
-        places = torch.arange(len(tokens), device=self.device) * self.store.columns + at
-        mask = (torch.arange(live, device=self.device)[None, :] <= at[:, None])[:, None, None, :]
-        hidden = self.trunk.hidden(self._put(tokens), at, DecodeLayout(self.store, places, mask))
+        at = np.minimum(positions, positions[alive].max())
+        hidden = self.trunk.hidden(self._put(tokens), self._put(at), self.store.decode(at, alive))
         return self.trunk.logits(hidden)
 
     def move(self, sources: Ints, targets: Ints, columns: int) -> None:
@@ -109,13 +105,13 @@ class SlotDecoder:
     def rows_within(self, size: int, columns: int) -> int:
         """See `Decoder`."""
         if not self.store.layers:  # what a column takes is seen by running a token
-            self.admit([[0]], [[0]], 1, 1)
+            self.admit([Admission([0], [0], 1)], 1, 1)
         slots = size // max(1, self.store.bytes_per_slot(_up(columns, COLUMN_STEP)))
         return max(1, slots * SPARE_SLOTS // (SPARE_SLOTS + 1))
 
     def clear(self) -> None:
         """See `Decoder`."""
-        self.store = Store()
+        self.store = self.new_store()
 
     def _put(self, array: Ints) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(self.device)
@@ -161,20 +157,18 @@ class OrdinaryDecoder:
         self.device = device
         self.families: list[_Siblings] = []
 
-    def admit(
-        self,
-        prompts: Sequence[Sequence[int]],
-        slots: Sequence[Sequence[int]],
-        columns: int,  # noqa: ARG002
-        used: int,  # noqa: ARG002
-    ) -> Tensor:
+    def columns_for(self, prompt: int, room: int, siblings: int) -> int:  # noqa: ARG002
         """See `Decoder`."""
-        self._vacate(np.concatenate([np.asarray(own) for own in slots]))
+        return prompt + room
+
+    def admit(self, admissions: Sequence[Admission], columns: int, used: int) -> Tensor:  # noqa: ARG002
+        """See `Decoder`."""
+        self._vacate(np.concatenate([np.asarray(one.slots) for one in admissions]))
         after = []
-        for prompt, own in zip(prompts, slots, strict=True):
+        for one in admissions:
             # Every sibling runs the prompt: repeating a cache is not possible for every kind of cache.
-            tokens = torch.tensor([list(prompt)], device=self.device).repeat(len(own), 1)
-            self.families.append(_Siblings(own, tokens))
+            tokens = torch.tensor([list(one.prompt)], device=self.device).repeat(len(one.slots), 1)
+            self.families.append(_Siblings(one.slots, tokens))
             after.append(self.families[-1].run(self.module)[0])
         return torch.stack(after)
 

@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from maieutic.backends.local.cache import Admission
 from maieutic.backends.local.decoder import Decoder
 from maieutic.backends.local.rows import Request, Rows, draw
 from maieutic.backends.local.trunk import bare
 from maieutic.backends.local.uniform import uniforms
+from maieutic.clock import count, phase
 from maieutic.errors import ConfigError, ModelError, NumericalError, PromptTooLong
 from maieutic.protocols import Completion, Sampling
 
@@ -118,9 +120,10 @@ class LocalSampler:
             while self.waiting or self.rows.alive.any():
                 self.rows.drop_abandoned()
                 self._admit()
-                self._compact()
-                if self.rows.alive.any():
-                    self._decode()
+                with phase("decode"):
+                    self._compact()
+                    if self.rows.alive.any():
+                        self._decode()
                 await asyncio.sleep(0)
         except Exception as error:  # noqa: BLE001 - whatever happened, every caller must hear of it
             self._abandon(error)
@@ -155,7 +158,9 @@ class LocalSampler:
             if request.future.done():
                 self.waiting.popleft()
                 continue
-            columns = max(self.columns, len(request.prompt) + request.params.max_tokens)
+            siblings = len(request.completions)
+            own = self.decoder.columns_for(len(request.prompt), request.params.max_tokens, siblings)
+            columns = max(self.columns, own)
             room = min(self.max_rows, self.decoder.rows_within(self.cache_bytes, columns))
             taken = alive + sum(len(slots) for _, slots in admitted)
             wanted = min(request.pending, room)
@@ -177,7 +182,9 @@ class LocalSampler:
             else:
                 break
         if admitted:
-            self._prefill(admitted)
+            with phase("prefill"):
+                count(sum(len(request.prompt) for request, _ in admitted))
+                self._prefill(admitted)
 
     def _wanted(self) -> int:
         return sum(request.pending for request in self.waiting)
@@ -185,12 +192,11 @@ class LocalSampler:
     def _prefill(self, admitted: list[tuple[Request, list[int]]]) -> None:
         for request, slots in admitted:  # first, so that their callers hear of it when the model fails
             self.rows.place(request, slots)
-        logits = self.decoder.admit(
-            [request.prompt for request, _ in admitted],
-            [slots for _, slots in admitted],
-            self.columns,
-            self.rows.used,
-        )
+        admissions = [
+            Admission(request.prompt, slots, request.params.max_tokens, len(request.completions))
+            for request, slots in admitted
+        ]
+        logits = self.decoder.admit(admissions, self.columns, self.rows.used)
         numbers = np.concatenate([np.asarray(slots, np.int64) for _, slots in admitted])
         family = np.repeat(np.arange(len(admitted)), [len(slots) for _, slots in admitted])
         self._write(numbers, logits[torch.from_numpy(family).to(logits.device)])
@@ -200,9 +206,11 @@ class LocalSampler:
         slots, alive = self.rows.slots[: self.rows.used], self.rows.alive
         logits = self.decoder.decode(slots["token"], slots["position"], alive)
         if alive.all():
+            count(self.rows.used)
             self._write(np.arange(self.rows.used), logits)
         else:
             live = np.flatnonzero(alive)
+            count(len(live))
             self._write(live, logits[torch.from_numpy(live).to(logits.device)])
 
     def _write(self, numbers: np.ndarray, logits: Tensor) -> None:
