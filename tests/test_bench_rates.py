@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from benchmarks import rollout as rollout_benchmark
+from benchmarks import update as update_benchmark
+from benchmarks._clock import best_in_turn
 from benchmarks._operations import (
     Lengths,
     Operations,
@@ -22,6 +27,10 @@ from benchmarks._operations import (
     shape_of,
     update,
 )
+from benchmarks._shapes import SIZES, random_model
+from maieutic.algorithms import grpo
+from maieutic.backends.local import LocalLearner, Optimiser
+from maieutic.backends.local.evaluate import PaddedForward
 
 #: Two layers of width 8 with 2 query heads and 1 key-value head of size 4, a feed-forward of 16, 10 tokens.
 TINY = {
@@ -95,3 +104,134 @@ def test_a_dense_model_takes_six_operations_a_weight_and_token():
     linear = sum(part.weight.numel() for part in model.modules() if isinstance(part, torch.nn.Linear))
     made = update(shape, [Lengths(1, (101,))])  # 101 tokens fed, 101 predicted
     assert made.products + made.head == 6 * linear * 101
+
+
+# ---- what is run in turn
+
+
+def test_the_best_of_several_times_counts_and_all_run_in_turn():
+    order: list[str] = []
+    times = iter([9.0, 9.0, 3.0, 5.0, 2.0, 6.0, 4.0, 4.0])  # the first round is not measured
+
+    def clock(work):
+        work()
+        return next(times)
+
+    works = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    assert best_in_turn(works, clock, repeats=3, most=1000) == {"a": 2.0, "b": 4.0}
+    assert order == ["a", "b"] * 4
+
+
+def test_slow_works_are_repeated_less_and_never_less_than_twice():
+    for most, rounds in ((1000.0, 7), (50.0, 4), (1.0, 2)):  # a round takes 10 seconds, and one is not measured
+        calls: list[int] = []
+        best_in_turn({"a": lambda calls=calls: calls.append(1)}, lambda work: work() or 10.0, repeats=7, most=most)
+        assert len(calls) == 1 + rounds
+
+
+# ---- rollouts
+
+SHAPE = Shape((Product(8, 4, 3),), Product(8, 10), layers=3, heads=2, kv_heads=1, head_width=4)
+
+
+def test_rows_are_groups_of_siblings():
+    assert rollout_benchmark.lengths_of(11, 5) == [Lengths(32, (5,) * 8), Lengths(32, (5,) * 3)]
+    assert rollout_benchmark.points_of(9, [1, 64], [9, 20]) == [(1, 9), (64, 9), (64, 20)]
+
+
+def limits() -> rollout_benchmark.Limits:
+    # a product of 4 columns runs at 100 operations a second and row, the head of 10 columns at 400
+    return rollout_benchmark.Limits(SHAPE, 1000.0, lambda rows, _inner, columns: rows * {4: 100.0, 10: 400.0}[columns])
+
+
+def test_products_are_combined_by_the_time_that_they_take():
+    # 2 rows: 2 · 2 · 96 operations at 200 a second are 1.92 s, 2 · 2 · 80 at 800 are 0.4 s
+    assert limits().products(2) == pytest.approx((384 + 320) / (1.92 + 0.4))
+
+
+def test_a_point_by_hand():
+    said = rollout_benchmark.Point("tiny", 2, 3, seconds=8.0, generate=16.0).report(limits())
+    assert said["tokens_per_second"] == 6 / 8
+    assert said["generate_tokens_per_second"] == 6 / 16
+    assert said["times_generate"] == 2
+    # two decode steps of two rows after the prompt: 4 tokens through products and head, 4 · (192 + 160) operations, at
+    # the limit's rate 2 · (1.92 + 0.4) s of the 8
+    assert said["share"] == pytest.approx(2 * 2.32 / 8)
+    # tokens 32 + 2 · 2, predictions 1 + 2 · 2, seen 32 · 33 / 2 by the prompt and twice 33 + 34
+    work = 2 * 36 * 96 + 2 * 5 * 80 + 4 * 3 * 8 * (528 + 2 * 67)
+    assert said["gflops"] == pytest.approx(work / 8 / 1e9)
+    # 3 steps read 704 bytes of weights each, and 2 · 67 positions of 96 bytes
+    assert said["share_of_memory"] == pytest.approx((3 * 704 + 134 * 96) / 1000 / 8)
+
+
+def test_the_table_of_rollouts():
+    point = {
+        "size": "4M", "rows": 64, "completion": 128, "tokens_per_second": 12345.6, "gflops": 61.2, "gemm_gflops": 95.4,
+        "share": 0.578, "share_of_memory": 0.321, "generate_tokens_per_second": 3210.9, "times_generate": 3.838,
+    }  # fmt: skip
+    text = rollout_benchmark.table({"points": [point], "target_share": 0.5, "share_at_64": {"4M": 0.578}})
+    assert "| 4M | 64 | 128 | 12,346 | 61.2 | 95.4 | 0.58 | 0.32 | 3,211 | 3.84 |" in text
+    assert "Share at 64 rows (to be at least 0.5): 4M 0.58." in text
+
+
+def test_rollouts_are_measured(tmp_path, capsys):
+    asked = ["--sizes", "tiny", "--rows", "1", "64", "--completion", "4", "--lengths", "6", "--limit-seconds", "0.01"]
+    assert rollout_benchmark.main([*asked, "--quick", "--repeats", "2", "--json", str(tmp_path / "made.json")]) == 0
+    made = json.loads((tmp_path / "made.json").read_text())
+    assert [(p["rows"], p["completion"]) for p in made["points"]] == [(1, 4), (64, 4), (64, 6)]
+    assert made["share_at_64"] == {"tiny": made["points"][1]["share"]}  # of the sweep over rows, not over lengths
+    assert all(p["tokens_per_second"] > 0 and p["share"] > 0 for p in made["points"])
+    assert capsys.readouterr().out.count("| tiny |") == 3
+
+
+# ---- updates
+
+
+def test_a_step_of_the_update_by_hand():
+    case = update_benchmark.Case("tiny", rows=16, longest=32, prompt=10)
+    # from a quarter of 32 in strides of 24 / 7, rounded down
+    assert case.groups == [Lengths(10, (8, 11, 14, 18, 21, 25, 28, 32))] * 2
+    said = case.report({"packed": 2.0, "padded": 5.0}, SHAPE, fastest=1e6)
+    assert said["trained_tokens"] == 2 * 157
+    assert said["prompt_share"] == pytest.approx(20 / (20 + 314))
+    operations = update(SHAPE, case.groups).total
+    assert said["packed"]["tokens_per_second"] == 157
+    assert said["packed"]["share_of_peak"] == pytest.approx(operations / 2 / 1e6)
+    assert said["padded"]["share_of_peak"] == pytest.approx(operations / 5 / 1e6)
+    assert said["times_padded"] == 2.5
+
+
+def test_both_ways_of_the_update_do_the_same_on_rows_of_the_asked_lengths():
+    algorithm, size = grpo(), SIZES["tiny"]
+    case = update_benchmark.Case("tiny", rows=8, longest=12, prompt=5)
+    batch = update_benchmark.batch_of(case.groups, size.vocabulary, algorithm)
+    assert batch.mask.sum(1).tolist() == list(case.groups[0].completions)
+    assert batch.mask.to(torch.int8).argmax(1).tolist() == [5] * 8
+    assert len({tuple(row) for row in batch.tokens[:, :5].tolist()}) == 1  # one prompt
+    losses = []
+    for padded in (False, True):
+        model = random_model(size)
+        forward = PaddedForward(model.module) if padded else None
+        learner = LocalLearner(model, Optimiser(), forward=forward)
+        losses.append(learner.step(batch, algorithm.loss.terms, needs=algorithm.loss.needs))
+    assert losses[0]["optim/grad_norm"] == pytest.approx(losses[1]["optim/grad_norm"], rel=1e-4)
+    assert losses[0]["optim/grad_norm"] > 0
+
+
+def test_what_is_varied_is_varied_once():
+    made = list(update_benchmark.cases(["0.4M", "4M"], quick=False))
+    assert [(c.size, c.prompt, c.budget) for c in made] == [
+        ("0.4M", 64, 16384), ("4M", 64, 16384), ("4M", 16, 16384), ("4M", 256, 16384), ("4M", 1024, 16384),
+        ("4M", 64, 1024), ("4M", 64, 4096), ("4M", 64, 65536),
+    ]  # fmt: skip
+
+
+def test_updates_are_measured(tmp_path, capsys):
+    asked = ["--sizes", "tiny", "--quick", "--repeats", "2", "--json", str(tmp_path / "made.json")]
+    assert update_benchmark.main(asked) == 0
+    made = json.loads((tmp_path / "made.json").read_text())
+    (point,) = made["points"]
+    assert (point["rows"], point["longest"], point["prompt"]) == (8, 16, 64)
+    assert point["packed"]["share_of_peak"] > 0
+    row = f"| tiny | 8 | 64 | ≤ 16 | 16384 | {point['prompt_share']:.2f} | "
+    assert row in capsys.readouterr().out
