@@ -35,6 +35,7 @@ from typing import Any
 import torch
 
 from maieutic.run.checkpoints import Checkpoints
+from maieutic.run.timing import TIMES
 
 REWARD = '''
 def even(completion):
@@ -260,7 +261,8 @@ class Run:
 #: What of each table must be the same. Times differ; row numbers may, because steps that were forgotten had some.
 CONTENTS = {
     "steps": "SELECT stage, step, source FROM steps ORDER BY stage, step",
-    "metrics": "SELECT * FROM metrics ORDER BY stage, name, step",
+    "metrics": f"""SELECT * FROM metrics WHERE {" AND ".join(f"name NOT LIKE '{times}%'" for times in TIMES)}
+        ORDER BY stage, name, step""",
     "tasks": "SELECT digest, id, prompt, answer FROM tasks ORDER BY digest",
     "rollouts": """SELECT stage, step, "group", sibling, digest, reward, correct, finish, version, temperature,
         prompt_length, text, note, score_note, parts, step_rewards, spans, tokens, mask, logprobs, advantages

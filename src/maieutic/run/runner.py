@@ -24,7 +24,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+from maieutic.clock import listening, phase
 from maieutic.config import START, Config, StageConfig, read_config, write_toml
+from maieutic.core.cost import FORWARD
 from maieutic.environments.conditioned import as_trained
 from maieutic.errors import ConfigError, RunError
 from maieutic.evaluate import Evaluation, evaluate_sync
@@ -41,6 +43,7 @@ from maieutic.run.directory import RunDirectory
 from maieutic.run.setup import Setup, set_up
 from maieutic.run.store import Store
 from maieutic.run.tasksets import Tasksets
+from maieutic.run.timing import Times, finisher, machine_peak
 from maieutic.run.validation import Validation
 from maieutic.types import Step
 
@@ -106,6 +109,7 @@ class Runner:
             self.store.check()
             newest = self._rewind(names)
             self._note_beginning(names, newest)
+            self.peak = machine_peak(self.store, names[0], self.backend.device)
             model = self.first = start_model(self.config, self.tasksets, self.directory.path / "start")
             check_labels(self.config, model)
             begin = 0 if newest is None else names.index(newest.stage)
@@ -204,33 +208,41 @@ class Runner:
 
     def _steps(self, stage: StageConfig, setup: Setup, spending: Spending, validation: Validation, done: int) -> None:
         """The steps from `done` to the stage's end."""
-        clock = time.perf_counter()
-        for made in setup.train(spending.steps, done):
-            step = spending.add(made)
-            seconds = time.perf_counter() - clock
-            self._store_step(stage, step, seconds, setup.source.state(), setup.source.samples)
-            self.watch.step(stage.name, step, seconds)
-            done = step.index + 1
-            last, stopping = spending.ended(done), self.stop.is_set()
-            # weights whose gradient is not finite must not push the last sound ones out
-            due = done % stage.checkpoint_every == 0 and not step.metrics.get("optim/skipped")
-            if last or stopping or due or validation.due(done):
-                self.checkpoints.write(stage.name, done, setup.save, setup.state())
-            if stopping:
-                raise Interrupted(
-                    f"stopped after step {done} of stage {stage.name!r}; everything is saved, "
-                    f"go on with --run {self.directory.path} --resume"
-                )
-            self._validate(stage, validation, setup, done)
-            if last or validation.flat():
-                break
-            clock = time.perf_counter()
+        clock, stopping = time.perf_counter(), False
+        finish = finisher(self.backend.device, self.config.exact_phases)
+        with listening(FORWARD * setup.parameters, finish=finish) as heard:
+            times = Times(heard, self.peak)
+            for made in setup.train(spending.steps, done):
+                step = times.add(spending.add(made))
+                seconds = time.perf_counter() - clock
+                self._store_step(stage, step, seconds, setup.source.state(), setup.source.samples)
+                self.watch.step(stage.name, step, seconds)
+                done = step.index + 1
+                last, stopping = spending.ended(done), self.stop.is_set()
+                # weights whose gradient is not finite must not push the last sound ones out
+                due = done % stage.checkpoint_every == 0 and not step.metrics.get("optim/skipped")
+                if last or stopping or due or validation.due(done):
+                    with phase("checkpoint"):
+                        self.checkpoints.write(stage.name, done, setup.save, setup.state())
+                if stopping:
+                    break
+                self._validate(stage, validation, setup, done)
+                if last or validation.flat():
+                    break
+                clock = time.perf_counter()
+            self.store.write_metrics(stage.name, done - 1, times.last())
+        if stopping:
+            raise Interrupted(
+                f"stopped after step {done} of stage {stage.name!r}; everything is saved, "
+                f"go on with --run {self.directory.path} --resume"
+            )
 
     def _validate(self, stage: StageConfig, validation: Validation, setup: Setup, done: int) -> None:
         """What the stage's validation has to do after so many steps, if anything."""
-        if stage.validation is None:
+        if stage.validation is None or not validation.due(done):
             return
-        made = validation.after(done, setup, self.tasksets[stage.validation.tasks])
+        with phase("validation"):
+            made = validation.after(done, setup, self.tasksets[stage.validation.tasks])
         if made is not None:
             self.watch.evaluated(stage.name, made.name, made)
         if made is not None and validation.flat():
@@ -244,7 +256,8 @@ class Runner:
         """All of a step in one transaction; of demonstrations only the ledger, for they are in the data already."""
         ledger = [(group.id, group.task.id) for group in step.groups if not group.hinted]
         kept = step if sampled else Step(step.index, (), (), None, step.metrics)
-        self.store.write_step(stage.name, kept, ledger=ledger, seconds=seconds, source=source)
+        with phase("store"):
+            self.store.write_step(stage.name, kept, ledger=ledger, seconds=seconds, source=source)
 
     def _evaluate(self, stage: str, step: int, model: str) -> None:
         spec = self.config.evaluation
@@ -252,6 +265,7 @@ class Runner:
         for name in spec.names:
             if self.store.evaluation(stage, name) is not None:
                 continue
+            clock = time.perf_counter()
             loaded = load_model(self.config, model)
             sampler, chat = as_trained(self.backend.sampler(loaded), loaded.chat, model)
             made = evaluate_sync(
@@ -266,7 +280,8 @@ class Runner:
                 name=name,
                 on_progress=partial(self._progress, stage, name),
             )
-            self.store.write_evaluation(stage, step, name, json.loads(made.to_json()))
+            times = {f"time/evaluation/{name}": time.perf_counter() - clock}
+            self.store.write_evaluation(stage, step, name, json.loads(made.to_json()), times)
             self.watch.evaluated(stage, name, made)
 
 

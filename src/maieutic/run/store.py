@@ -214,6 +214,12 @@ class Store:
             visits = [(stage, visit, step.index, clean(task_id)) for visit, task_id in ledger]
             db.executemany("INSERT INTO ledger VALUES (?, ?, ?, ?)", visits)
 
+    def write_metrics(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Write metrics of a step that is stored, in place of those of the same names."""
+        rows = [(stage, name, step, float(value)) for name, value in metrics.items()]
+        with self._transaction(f"write metrics of step {step}") as db:
+            db.executemany("INSERT OR REPLACE INTO metrics VALUES (?, ?, ?, ?)", rows)
+
     def write_event(
         self, stage: str, step: int, kind: str, message: str, data: Mapping[str, Any] | None = None
     ) -> None:
