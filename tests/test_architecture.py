@@ -22,7 +22,7 @@ LEVELS = [
     {"models"},
     {"algorithms", "backends"},
     {"rollout", "pack", "annotate", "evaluate", "curriculum"},
-    {"train", "sources", "step_rewards", "rationalise", "conformance"},
+    {"train", "sources", "ahead", "step_rewards", "rationalise", "conformance"},
     {"config"},
     {"run"},
     {"report"},

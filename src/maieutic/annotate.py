@@ -1,6 +1,6 @@
 """Annotate: the columns that models fill, asked of them only where an algorithm reads them.
 
-    old_logprobs                       the learner, before the update
+    old_logprobs                       the learner, before the update; what sampled, where that is an older policy
     old_values, final_values           the learner's critic
     ref_logprobs                       the reference
     teacher_logprobs, teacher_top_*    the teacher
@@ -28,9 +28,16 @@ from maieutic.types import PROVIDERS, Batch
 Filler = Callable[[Batch], Mapping[str, Tensor]]
 
 
-def fillers(policy: Policy, reference: Scorer | None, teacher: Teacher | None) -> Mapping[str, Filler]:
-    """Column → what fills it (perhaps with others), for every column that these models can fill."""
+def fillers(
+    policy: Policy, reference: Scorer | None, teacher: Teacher | None, *, sampler_is_old: bool = False
+) -> Mapping[str, Filler]:
+    """Column → what fills it (perhaps with others), for every column that these models can fill.
+
+    `sampler_is_old`: see `is_anchored_at_sampler`.
+    """
     found: dict[str, Filler] = {"old_logprobs": lambda batch: {"old_logprobs": policy.learner.logprobs(batch)}}
+    if sampler_is_old:
+        found["old_logprobs"] = lambda batch: {"old_logprobs": batch.sampler_logprobs}
     if "values" in policy.learner.capabilities:
         found |= dict.fromkeys(("old_values", "final_values"), lambda batch: values(policy.learner, batch))
     if reference is not None:
@@ -39,6 +46,19 @@ def fillers(policy: Policy, reference: Scorer | None, teacher: Teacher | None) -
         found["teacher_logprobs"] = lambda batch: {"teacher_logprobs": teacher.logprobs(batch)}
         found |= dict.fromkeys(("teacher_top_ids", "teacher_top_logprobs"), lambda batch: top(teacher, batch))
     return found
+
+
+def is_anchored_at_sampler(source: Source, algorithm: Algorithm) -> bool:
+    """Whether ratios are taken to the policy that sampled: where that is an older one than the learner's before the
+    update (`source.stale`). A loss with a correction reads the way from the one to the other itself."""
+    return getattr(source, "stale", False) and not algorithm.loss.corrected
+
+
+def asked_columns(source: Source, algorithm: Algorithm) -> frozenset[str]:
+    """What is to be filled. A ratio to the policy that sampled is no ratio to the present one, so its column is never
+    spared, as it is for a single optimiser step on fresh rows."""
+    anchored = is_anchored_at_sampler(source, algorithm)
+    return algorithm.asks | ({"old_logprobs"} & algorithm.needs if anchored else frozenset())
 
 
 def annotate(batch: Batch, columns: frozenset[str], fill: Mapping[str, Filler]) -> Batch:
@@ -95,6 +115,8 @@ def check(source: Source, policy: Policy, algorithm: Algorithm, fill: Mapping[st
             f"{algorithm.name} learns from what it is shown, and got a source that samples. Give it `Recorded(…)`, or "
             "choose an algorithm that judges what the policy wrote (rejection_sampling imitates what was right)"
         )
+    if getattr(source, "stale", False):
+        check_stale(algorithm)
     if getattr(source, "share", 1.0) < 1.0 and sampled_share(algorithm.select) == 1.0:
         raise ConfigError(
             f"{algorithm.name} learns from what the policy writes alone, and got a source that mixes recorded rows in. "
@@ -110,4 +132,16 @@ def check(source: Source, policy: Policy, algorithm: Algorithm, fill: Mapping[st
         raise ConfigError(
             f"{algorithm.name} compares rollouts of one task: got num_generations={siblings}; expected at least "
             f"{algorithm.siblings}"
+        )
+
+
+def check_stale(algorithm: Algorithm) -> None:
+    """Raise ConfigError for an algorithm whose loss takes rows of an older policy for its own."""
+    reads = algorithm.loss.needs
+    if "advantages" in reads and "old_logprobs" not in reads:
+        raise ConfigError(
+            f"{algorithm.name} takes every row for the present policy's ({algorithm.loss} has no ratio), and got a "
+            "source that samples ahead, with weights one update old. Give it a correction where it takes one (rloo: "
+            'options = { correction = "token_truncate" }), choose an algorithm with a ratio (grpo, '
+            "reinforce_plus_plus), or sample with the present weights (overlap = false)"
         )

@@ -214,7 +214,10 @@ class TrustRegionLearner(Learner, Protocol):
 
 
 class Source(Protocol):
-    """Where groups come from. `state` is JSON; `restore(state())` continues as if nothing had happened."""
+    """Where groups come from. `state` is JSON; `restore(state())` continues as if nothing had happened.
+
+    One whose rollouts are of an older policy than the learner's is now says so by an attribute `stale`, which is True.
+    """
 
     @property
     def samples(self) -> bool:

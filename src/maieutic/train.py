@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from maieutic.annotate import Filler, annotate, check, fillers
+from maieutic.annotate import Filler, annotate, asked_columns, check, fillers, is_anchored_at_sampler
 from maieutic.clock import phase
-from maieutic.core.measures import batch_measures, group_measures, memory_measures, row_measures
+from maieutic.core.measures import batch_measures, group_measures, memory_measures, row_measures, staleness
 from maieutic.core.parts import Algorithm
 from maieutic.pack import pack
 from maieutic.protocols import Policy, Scorer, Source, Teacher
@@ -30,7 +30,8 @@ def train(
 
     Raises ConfigError at once when the source or the models cannot serve the algorithm.
     """
-    fill = fillers(policy, reference, teacher)
+    anchored = is_anchored_at_sampler(source, algorithm)
+    fill = fillers(policy, reference, teacher, sampler_is_old=anchored)
     check(source, policy, algorithm, fill)
     return _loop(source, policy, algorithm, range(start, steps), fill)
 
@@ -38,16 +39,18 @@ def train(
 def _loop(
     source: Source, policy: Policy, algorithm: Algorithm, indices: range, fill: Mapping[str, Filler]
 ) -> Iterator[Step]:
+    columns, stale = asked_columns(source, algorithm), getattr(source, "stale", False)
     for index in indices:
         with phase("sampling"):
             groups = tuple(source.next())
         with phase("select"):
             examples = tuple(algorithm.select(groups))
         measures = {**group_measures(groups), **row_measures(groups, examples)}
+        measures |= staleness(groups, policy.learner.version) if stale and source.samples else {}
         if not examples:
             yield Step(index, groups, (), None, {**measures, "train/skipped": 1.0})
             continue
-        batch = annotate(pack(examples), algorithm.asks, fill)
+        batch = annotate(pack(examples), columns, fill)
         measures |= memory_measures(algorithm)  # as they are for this batch: credit may change them
         with phase("credit"):
             batch = algorithm.credit(batch)

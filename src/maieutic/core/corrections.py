@@ -70,6 +70,7 @@ def corrected(loss: Loss, weight: Correction | None) -> Loss:
         loss.requires | weight.requires,
         loss.memory + weight.memory,
         loss.absent,
+        corrected=loss.corrected or "old_logprobs" in weight.needs,
     )
 
 

@@ -51,6 +51,15 @@ def group_measures(groups: Sequence[Group]) -> dict[str, float]:
     return measures
 
 
+def staleness(groups: Sequence[Group], version: int) -> dict[str, float]:
+    """`policy/staleness`: how many optimiser steps a policy of that version has taken since it wrote a rollout, mean.
+
+    What was made by no policy (its making failed) counts for nothing.
+    """
+    made = [version - r.version for g in groups for r in g.rollouts if r.completion_length]
+    return {"policy/staleness": statistics.fmean(made)} if made else {}
+
+
 def row_measures(groups: Sequence[Group], examples: Sequence[Example]) -> dict[str, float]:
     """What a select made of the groups of a step.
 

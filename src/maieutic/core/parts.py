@@ -37,6 +37,15 @@ P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def _declared(**attributes: Any) -> Callable[[F], F]:
+    def declare(function: F) -> F:
+        for name, value in attributes.items():
+            setattr(function, name, value)
+        return function
+
+    return declare
+
+
 def needs(*columns: str) -> Callable[[F], F]:
     """Declare the columns that a function reads beyond those which `pack` fills (see `types.PROVIDERS`).
 
@@ -46,11 +55,7 @@ def needs(*columns: str) -> Callable[[F], F]:
     if unknown:
         raise ValueError(f"needs({', '.join(unknown)}): no such column; known: {', '.join(PROVIDERS)}")
 
-    def declare(function: F) -> F:
-        function.needs = frozenset(columns)  # type: ignore[attr-defined]
-        return function
-
-    return declare
+    return _declared(needs=frozenset(columns))
 
 
 #: What a learner may be able to do beyond log-probs and steps, and what gives it that.
@@ -69,21 +74,12 @@ def requires(*capabilities: str) -> Callable[[F], F]:
     if unknown:
         raise ValueError(f"requires({', '.join(unknown)}): no such capability; known: {', '.join(CAPABILITIES)}")
 
-    def declare(function: F) -> F:
-        function.requires = frozenset(capabilities)  # type: ignore[attr-defined]
-        return function
-
-    return declare
+    return _declared(requires=frozenset(capabilities))
 
 
 def remembers(*memory: Memory) -> Callable[[F], F]:
     """Declare that a function remembers something from batch to batch, which a run must save."""
-
-    def declare(function: F) -> F:
-        function.memory = memory  # type: ignore[attr-defined]
-        return function
-
-    return declare
+    return _declared(memory=memory)
 
 
 def shown(function: F) -> F:
@@ -94,12 +90,7 @@ def shown(function: F) -> F:
 
 def compares(siblings: int) -> Callable[[F], F]:
     """Declare that a credit has something to say only of groups of at least so many rollouts."""
-
-    def declare(function: F) -> F:
-        function.siblings = siblings  # type: ignore[attr-defined]
-        return function
-
-    return declare
+    return _declared(siblings=siblings)
 
 
 class Memory(Protocol):
@@ -230,7 +221,11 @@ class Loss(Part):
 
     The function behind it returns the loss, or the loss and a dict of quantities worth watching (detached): per token
     `[B, T]`, whose mean over chosen tokens is logged under the name given, or per pair `[P]`.
+
+    `corrected`: a factor in it is the ratio of the old policy to the one that sampled (`core.corrections`).
     """
+
+    corrected: bool = False
 
     def __call__(self, outputs: Outputs, batch: Batch) -> Tensor:
         return self.terms(outputs, batch)[0]
@@ -250,7 +245,8 @@ class Loss(Part):
             return a + b, {**seen_a, **seen_b}
 
         label, memory = f"{self.label} + {other.label}", self.memory + other.memory
-        return Loss(label, both, self.needs | other.needs, self.requires | other.requires, memory)
+        asked, able = self.needs | other.needs, self.requires | other.requires
+        return Loss(label, both, asked, able, memory, corrected=self.corrected or other.corrected)
 
     def __rmul__(self, coefficient: float) -> Loss:
         if coefficient == 0:
@@ -261,7 +257,7 @@ class Loss(Part):
             return coefficient * value, seen
 
         label = self.label if " + " not in self.label else f"({self.label})"
-        return Loss(f"{coefficient:g} * {label}", scaled, self.needs, self.requires, self.memory, self.absent)
+        return replace(self, label=f"{coefficient:g} * {label}", function=scaled)
 
 
 @dataclass(frozen=True)
