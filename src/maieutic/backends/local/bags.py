@@ -180,17 +180,15 @@ class BagDecode:
         scaled = (query * scaling).view(rows, heads, share, size)
         prompt = max((group.columns for group in self.groups), default=0)
         scores = scaled.new_full((rows + 1, heads, share, prompt + at.live), -torch.inf)  # the last row is nobody's
-        own = scores[:rows, ..., prompt:]
-        own.copy_(at.scores(keys, scaled)).masked_fill_(at.hidden, -torch.inf)
-        queries = torch.cat([scaled, scaled[:1]]) if self.groups else scaled
+        torch.add(at.scores(keys, scaled), at.hidden, out=scores[:rows, ..., prompt:])
         for group in self.groups:
-            scores[group.members, ..., : group.columns] = group.scores(layer, queries)
-        scores[rows] = 0.0
-        weights = scores.softmax(-1)
-        out = at.mixed(values, weights[:rows, ..., prompt:])
+            group.score(layer, scaled, scores)
+        weights = scores[: rows + bool(self.groups)].softmax(-1)
+        out = scaled.new_zeros(rows + 1, heads, share, size)
+        at.mix(values, weights[..., prompt:], out)
         for group in self.groups:
-            out = out + group.mixed(layer, weights)[:rows]
-        return out.view(rows, heads * share, size)
+            group.mix(layer, weights, out)
+        return out[:rows].view(rows, heads * share, size)
 
 
 class _Indices:
@@ -198,7 +196,7 @@ class _Indices:
 
     new_keys, new_values   where the new columns lie in the flat stores
     live                   own columns that the longest row has
-    hidden [R, 1, 1, live] columns that a row does not have
+    hidden [R, 1, 1, live] -inf in columns that a row does not have, else 0
     """
 
     def __init__(self, column: Tensor, keys: Tensor, share: int) -> None:
@@ -210,7 +208,8 @@ class _Indices:
         first = ((head * stored + page[:, None]) * size * width + inside[:, None])[..., None]
         self.new_keys = (first + torch.arange(size) * width).view(-1)
         self.new_values = (head * stored * width + column[:, None]).view(-1)
-        self.hidden = (torch.arange(self.live) > column[:, None])[:, None, None, :]
+        beyond = torch.arange(self.live) > column[:, None]
+        self.hidden = torch.zeros(beyond.shape).masked_fill_(beyond, -torch.inf)[:, None, None, :]
         self.pages = -(-self.live // width)
         entries = heads * share * max(self.pages * size, self.live)
         self.some = max(1, min(rows, ENTRIES // entries))
@@ -235,15 +234,14 @@ class _Indices:
         found = parts[0] if len(parts) == 1 else torch.cat(parts)
         return found.view(rows, heads, share, self.pages * width)[..., : self.live]
 
-    def mixed(self, values: Tensor, weights: Tensor) -> Tensor:
-        """Own values weighted by `weights [R, K, Q, live]`: `[R, K, Q, D]`."""
-        rows, heads, share, live = weights.shape
-        parts = []
+    def mix(self, values: Tensor, weights: Tensor, out: Tensor) -> None:
+        """Write own values weighted by `weights [≥ R, K, Q, live]` to the first rows of `out [R + 1, K, Q, D]`."""
+        rows, heads, share, size = out[:-1].shape
         for start in range(0, rows, self.some):
             count = min(self.some, rows - start)
-            table = values[start:].view(-1, values.shape[-1])
+            table = values[start:].view(-1, size)
             index = self.value_index[: count * heads * share]
-            each = weights[start : start + count].reshape(-1, live)
-            parts.append(embedding_bag(index, table, mode="sum", per_sample_weights=each))
-        found = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return found.view(rows, heads, share, -1)
+            each = weights[start : start + count].reshape(-1, self.live)
+            out[start : start + count] = embedding_bag(index, table, mode="sum", per_sample_weights=each).view(
+                count, heads, share, size
+            )

@@ -72,41 +72,52 @@ class Shelf:
 class Group:
     """The families of a shelf as one product sees them.
 
-    `members [F, M]`: their rows, filled up with the number of rows in all (a row that is nobody's).
-    `hidden [F, 1, 1, 1, columns]`: columns beyond a family's prompt.
+    `asking [F · M]`: their rows, filled up with row 0; `members [F · M]`: the same filled up with the number of rows in
+    all, a row that is nobody's. `hidden [F, 1, columns]`: -inf in columns beyond a family's prompt, else 0.
     """
 
     shelf: Shelf
+    asking: Tensor
     members: Tensor
     hidden: Tensor
 
     @property
     def columns(self) -> int:
         """Tokens of the longest prompt."""
-        return self.hidden.shape[-1]
+        return self.hidden.shape[2]
 
-    def scores(self, layer: int, queries: Tensor) -> Tensor:
-        """Of scaled queries `[R + 1, K, Q, D]`, those of the members: `[F, M, K, Q, columns]`."""
-        families, members = self.members.shape
-        heads, share, size = queries.shape[1:]
-        asked = queries[self.members].transpose(1, 2).reshape(families * heads, members * share, size)
-        found = torch.bmm(asked, self._flat(layer, 0).transpose(1, 2))
-        found = found.view(families, heads, members, share, self.columns).transpose(1, 2)
-        return found.masked_fill(self.hidden, -torch.inf)
+    def score(self, layer: int, queries: Tensor, scores: Tensor) -> None:
+        """Write what scaled queries `[R, K, Q, D]` of the members score to `scores [R + 1, K, Q, ≥ columns]`."""
+        heads, share = queries.shape[1:3]
+        asked = self._by_head(queries.index_select(0, self.asking))
+        hidden = self.hidden.expand(-1, heads, -1).reshape(-1, 1, self.columns)
+        found = torch.baddbmm(hidden, asked, self._flat(layer, 0).transpose(1, 2))
+        scores[self.members, :, :, : self.columns] = self._by_row(found, heads, share)
 
-    def mixed(self, layer: int, weights: Tensor) -> Tensor:
-        """Values weighted by the members' `weights [R + 1, K, Q, ≥ columns]`: `[R + 1, K, Q, D]`, others 0."""
-        families, members = self.members.shape
+    def mix(self, layer: int, weights: Tensor, out: Tensor) -> None:
+        """Add values weighted by the members' `weights [R + 1, K, Q, ≥ columns]` to `out [R + 1, K, Q, D]`."""
         heads, share = weights.shape[1:3]
-        mine = weights[..., : self.columns][self.members].transpose(1, 2)
-        found = torch.bmm(mine.reshape(families * heads, members * share, self.columns), self._flat(layer, 1))
-        size = found.shape[-1]
-        out = weights.new_zeros(*weights.shape[:3], size)
-        out[self.members] = found.view(families, heads, members, share, size).transpose(1, 2)
-        return out
+        mine = self._by_head(weights[..., : self.columns].index_select(0, self.members))
+        found = torch.bmm(mine, self._flat(layer, 1))
+        out.index_add_(0, self.members, self._by_row(found, heads, share))
+
+    def _by_head(self, rows: Tensor) -> Tensor:
+        """`[F · M, K, Q, n]` → `[F · K, M · Q, n]`."""
+        families = self.hidden.shape[0]
+        apart = rows.view(families, -1, *rows.shape[1:]).transpose(1, 2)
+        return apart.reshape(families * rows.shape[1], -1, rows.shape[3])
+
+    def _by_row(self, found: Tensor, heads: int, share: int) -> Tensor:
+        """`[F · K, M · Q, n]` → `[F · M, K, Q, n]`."""
+        families = self.hidden.shape[0]
+        return (
+            found.view(families, heads, -1, share, found.shape[2])
+            .transpose(1, 2)
+            .reshape(-1, heads, share, found.shape[2])
+        )
 
     def _flat(self, layer: int, which: int) -> Tensor:
-        kept = self.shelf.layers[layer][which][: len(self.members)]
+        kept = self.shelf.layers[layer][which][: self.hidden.shape[0]]
         return kept.view(-1, *kept.shape[2:])[:, : self.columns]
 
 
@@ -181,13 +192,15 @@ class Families:
             renamed = np.zeros(int(live[-1]) + 1, np.int64)
             renamed[live] = np.arange(len(live))
             self.home[mine, 1] = renamed[self.home[mine, 1]]
-        members = [np.flatnonzero(mine & (self.home[:, 1] == place)) for place in range(len(live))]
-        table = np.full((len(live), max(map(len, members))), rows, np.int64)
-        for place, own in enumerate(members):
+        rows_of = [np.flatnonzero(mine & (self.home[:, 1] == place)) for place in range(len(live))]
+        table = np.full((len(live), max(map(len, rows_of))), rows, np.int64)
+        for place, own in enumerate(rows_of):
             table[place, : len(own)] = own
         lengths = shelf.lengths[: len(live)]
-        hidden = np.arange(lengths.max())[None, :] >= lengths[:, None]
-        return Group(shelf, torch.from_numpy(table), torch.from_numpy(hidden)[:, None, None, None, :])
+        beyond = np.arange(lengths.max())[None, None, :] >= lengths[:, None, None]
+        hidden = torch.from_numpy(np.where(beyond, -np.inf, 0.0).astype(np.float32))
+        members = torch.from_numpy(table.reshape(-1))
+        return Group(shelf, torch.where(members == rows, 0, members), members, hidden)
 
     def _free_unused(self) -> None:
         """Free the places to which no live row belongs."""
