@@ -9,7 +9,6 @@ for architectures that the plug cannot serve. Both send only predictions of chos
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -19,23 +18,22 @@ from torch.utils.checkpoint import checkpoint
 from maieutic.backends.local.packing import Packed, pack_tokens, split, split_padded
 from maieutic.backends.local.trunk import Trunk, bare
 from maieutic.clock import count
-from maieutic.models.causal import (
-    candidate_logprobs,
-    likeliest,
-    selected_logprobs,
-    selected_logprobs_and_entropy,
-)
+from maieutic.models.causal import likeliest
+from maieutic.models.softmax import Scores, scores
 from maieutic.types import Batch, Outputs
 
 HELD = 1 << 26
-"""Logits that may be held for the backward pass (float32: 256 MB, and a few times that with what is made of them).
-More are made chunk by chunk, and again in the backward pass."""
+"""Logits that may be held for the backward pass (float32: 256 MB). More are made again in the backward pass."""
+
+PIECE = 3 << 21
+"""Logits of a piece, where they are held: their gradient is there for one piece at a time, of a size (float32: 25 MB)
+whose memory the C library keeps from one to the next; larger blocks are given back and mapped anew."""
 
 CHUNK = 1 << 20
-"""Logits of a chunk: few enough to stay in a processor's cache from one operation to the next."""
+"""Logits of a chunk, where they are made again: few enough to stay in a processor's cache between operations."""
 
 ROWS = 256
-"""Predictions of a chunk at least: the head's matrix is read once for each chunk."""
+"""Predictions of a piece or chunk at least: the head's matrix is read once for each."""
 
 
 class Forward(Protocol):
@@ -175,15 +173,6 @@ class PaddedForward:
         )
 
 
-@dataclass(frozen=True)
-class Scored:
-    """What the softmax says of predictions: `logprobs [M]`, `entropy [M]`, `candidates [M, K]` where asked."""
-
-    logprobs: Tensor
-    entropy: Tensor | None
-    candidates: Tensor | None
-
-
 def _score(
     head: Callable[[Tensor], Tensor],
     states: Tensor,
@@ -192,17 +181,17 @@ def _score(
     columns: Tensor,
     entropy: bool,
     held: int = HELD,
-) -> Scored:
+) -> Scores:
     """From states `[M, E]` that predict the tokens of the batch at `rows, columns [M]`."""
     at, asked = _temperature(batch), batch.has("teacher_top_ids")
 
     def read(logits: Tensor, tokens: Tensor, *ids: Tensor) -> tuple[Tensor, ...]:
-        own = selected_logprobs_and_entropy if entropy else lambda *given: (selected_logprobs(*given),)
-        return (*own(logits, tokens, at), *(candidate_logprobs(logits, each, at) for each in ids))
+        found = scores(logits, tokens, at, entropy=entropy, candidates=ids[0] if ids else None)
+        return tuple(part for part in found if part is not None)
 
     aligned = [batch.tokens[rows, columns], *([batch.teacher_top_ids[rows, columns]] if asked else [])]
     found = _in_chunks(head, states, aligned, read, held)
-    return Scored(found[0], found[1] if entropy else None, found[-1] if asked else None)
+    return Scores(found[0], found[1] if entropy else None, found[-1] if asked else None)
 
 
 def _top(
@@ -237,18 +226,17 @@ def _in_chunks(
 
     with torch.no_grad():
         vocabulary = head(states[:1]).shape[-1]
-    learning = torch.is_grad_enabled()
-    if learning and len(states) * vocabulary <= held:
-        return run(states, *aligned)
-    size = max(1, min(held, max(CHUNK, ROWS * vocabulary)) // vocabulary)
+    again = torch.is_grad_enabled() and len(states) * vocabulary > held
+    wanted = PIECE if torch.is_grad_enabled() and not again else CHUNK
+    size = max(1, min(held, max(wanted, ROWS * vocabulary)) // vocabulary)
     pieces = [
-        checkpoint(run, *some, use_reentrant=False) if learning else run(*some)
+        checkpoint(run, *some, use_reentrant=False) if again else run(*some)
         for some in zip(*(each.split(size) for each in (states, *aligned)), strict=True)
     ]
     return tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
 
 
-def _scatter(batch: Batch, rows: Tensor, columns: Tensor, scored: Scored, values: Tensor | None) -> Outputs:
+def _scatter(batch: Batch, rows: Tensor, columns: Tensor, scored: Scores, values: Tensor | None) -> Outputs:
     def placed(flat: Tensor | None) -> Tensor | None:
         return None if flat is None else _placed(batch, rows, columns, flat)
 
