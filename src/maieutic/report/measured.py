@@ -80,13 +80,13 @@ def read_measured(store: Store, k: int | None = None) -> tuple[tuple[Measured, .
 
 def trained_on(store: Store, measured: Sequence[Measured]) -> tuple[str, ...]:
     """One sentence for each evaluation some of whose problems have ids that the training ledger has too."""
-    seen = {task_id for stage in store.stages() for _, task_id in store.ledger(stage)}
     found = []
     for name, made in by_name(measured).items():
         problems = {problem.task_id for each in made for problem in each.evaluation.problems}
-        if problems & seen:
+        seen = store.drawn(problems)
+        if seen:
             found.append(
-                f"{len(problems & seen):,} of the {len(problems):,} problems of {name} have the ids of problems that "
+                f"{len(seen):,} of the {len(problems):,} problems of {name} have the ids of problems that "
                 "were trained on: if they are the same ones, the evaluation measures memory too; take another split"
             )
     return tuple(found)

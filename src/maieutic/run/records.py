@@ -68,6 +68,30 @@ INSERT_ROLLOUT = """INSERT INTO rollouts(stage, step, "group", sibling, task, re
 SELECT_ROLLOUT = """SELECT rollouts.*, tasks.id AS task_id, tasks.prompt, tasks.answer
     FROM rollouts JOIN tasks ON tasks.key = rollouts.task"""
 
+# A stage of a long run has as many rows of metrics as steps times names. These go from name to name, a seek in the
+# table each, where a plain DISTINCT would read them all.
+_NAMES = """WITH RECURSIVE names(name) AS (
+        SELECT min(name) FROM metrics WHERE stage = ?1
+        UNION ALL
+        SELECT (SELECT min(name) FROM metrics WHERE stage = ?1 AND metrics.name > names.name)
+        FROM names WHERE names.name IS NOT NULL)"""
+
+SELECT_NAMES = f"{_NAMES} SELECT name FROM names WHERE name IS NOT NULL"
+
+SELECT_STEP_METRICS = f"""{_NAMES} SELECT metrics.name, value FROM names CROSS JOIN metrics
+    WHERE metrics.stage = ?1 AND metrics.name = names.name AND metrics.step = ?2"""
+
+SELECT_DRAWN = "SELECT DISTINCT task_id FROM ledger WHERE task_id IN (SELECT value FROM json_each(?))"
+
+#: Forgetting what came after a step (stage ?1, step ?2). Of the tables with a row for each step and metric, or for each
+#: rollout, only the rows that go are looked at: the `+` keeps SQLite from taking the index that has all of the stage.
+FORGET_ROWS = "DELETE FROM {table} WHERE stage = ?1 AND step > ?2"
+FORGET = {
+    "metrics": f"""{_NAMES} DELETE FROM metrics WHERE stage = ?1 AND step > ?2
+        AND name IN (SELECT name FROM names WHERE name IS NOT NULL)""",
+    "rollouts": "DELETE FROM rollouts WHERE +stage = ?1 AND step > ?2",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class StoredRollout:

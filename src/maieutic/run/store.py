@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -24,10 +24,15 @@ import maieutic
 from maieutic.errors import RunError
 from maieutic.run.durable import sync
 from maieutic.run.records import (
+    FORGET,
+    FORGET_ROWS,
     INSERT_ROLLOUT,
     INSERT_TASK,
     SCHEMA_VERSION,
+    SELECT_DRAWN,
+    SELECT_NAMES,
     SELECT_ROLLOUT,
+    SELECT_STEP_METRICS,
     STEP_TABLES,
     TABLES,
     StoredEvaluation,
@@ -184,6 +189,13 @@ class Store:
         with self._lock, explained(self.path, doing):
             return self._db.execute(query, values).fetchall()
 
+    def _pairs(self, doing: str, query: str, *values: Any) -> list[tuple[Any, Any]]:
+        """As `_read`, of two columns and as plain tuples: a long run's curves have hundreds of thousands of points."""
+        with self._lock, explained(self.path, doing):
+            cursor = self._db.cursor()
+            cursor.row_factory = None
+            return cursor.execute(query, values).fetchall()
+
     # ---- writing
 
     def write_step(
@@ -199,7 +211,8 @@ class Store:
         """Write all of a step, or nothing.
 
         `advantages [B, T]` are the batch's own unless given; `ledger` holds (visit, task id) of every task that the
-        step drew, a visit being counted once in a stage; `source` is the source's state after the step.
+        step drew, a visit being counted once in a stage; `source` is the source's state after the step, of which
+        only the newest is kept (it may hold something of every task).
         Raises RunError when the step or a visit was written before, or the disk is full; ValueError when group ids
         repeat or advantages do not fit the examples.
         """
@@ -207,6 +220,7 @@ class Store:
         metrics = [(stage, name, step.index, float(value)) for name, value in step.metrics.items()]
         state = None if source is None else json.dumps(source)
         with self._transaction(f"write step {step.index} of stage {stage!r}") as db:
+            db.execute("UPDATE steps SET source = NULL WHERE stage = ? AND step = ?", (stage, step.index - 1))
             db.execute("INSERT INTO steps VALUES (?, ?, ?, ?, ?)", (stage, step.index, time.time(), seconds, state))
             db.executemany("INSERT INTO metrics VALUES (?, ?, ?, ?)", metrics)
             db.executemany(INSERT_TASK, [task_row(group.task) for group in step.groups])
@@ -245,7 +259,7 @@ class Store:
         """Forget all that the stage did after `step` (-1: all of it) and everything of the `later` stages."""
         with self._transaction(f"rewind stage {stage!r} to step {step}") as db:
             for table in STEP_TABLES:
-                db.execute(f"DELETE FROM {table} WHERE stage = ? AND step > ?", (stage, step))
+                db.execute(FORGET.get(table, FORGET_ROWS).format(table=table), (stage, step))
                 db.executemany(f"DELETE FROM {table} WHERE stage = ?", [(name,) for name in later])
 
     # ---- reading: curves
@@ -261,32 +275,35 @@ class Store:
         query = "SELECT stage, step, time, seconds FROM steps WHERE stage = ? ORDER BY step"
         return [StoredStep(*row) for row in self._read("list the steps", query, stage)]
 
+    def seconds(self, stage: str) -> float:
+        """How long the steps of a stage took together."""
+        return self._read("add up the steps", "SELECT total(seconds) FROM steps WHERE stage = ?", stage)[0][0]
+
     def last_step(self, stage: str) -> int | None:
         """The last step that the stage completed."""
         return self._read("find the last step", "SELECT max(step) FROM steps WHERE stage = ?", stage)[0][0]
 
     def source_state(self, stage: str, step: int) -> dict[str, Any] | None:
-        """The state of the source after a step, where it was written."""
+        """The state of the source after a step, where it is kept: of the newest one."""
         rows = self._read("read the source", "SELECT source FROM steps WHERE stage = ? AND step = ?", stage, step)
         return json.loads(rows[0]["source"]) if rows and rows[0]["source"] is not None else None
 
     def metric_names(self, stage: str | None = None) -> list[str]:
         """The names of all metrics, sorted."""
-        query = "SELECT DISTINCT name FROM metrics WHERE ?1 IS NULL OR stage = ?1 ORDER BY name"
-        return [row["name"] for row in self._read("list the metrics", query, stage)]
+        stages = [stage] if stage is not None else self.stages()
+        return sorted({row[0] for each in stages for row in self._read("list the metrics", SELECT_NAMES, each)})
 
     def metrics(self, stage: str | None, name: str) -> list[tuple[int, float]]:
         """The curve of a metric, (step, value) in order; of all stages one after the other where `stage` is None."""
         query = "SELECT step, value FROM metrics WHERE stage = ? AND name = ? ORDER BY step"
         rows = [row for each in ([stage] if stage is not None else self.stages())
-                for row in self._read(f"read metric {name!r}", query, each, name)]  # fmt: skip
-        return [(row["step"], math.nan if row["value"] is None else row["value"]) for row in rows]
+                for row in self._pairs(f"read metric {name!r}", query, each, name)]  # fmt: skip
+        return [(step, math.nan if value is None else value) for step, value in rows]
 
     def step_metrics(self, stage: str, step: int) -> dict[str, float]:
         """All metrics of one step."""
-        query = "SELECT name, value FROM metrics WHERE stage = ? AND step = ?"
-        rows = self._read(f"read step {step}", query, stage, step)
-        return {row["name"]: math.nan if row["value"] is None else row["value"] for row in rows}
+        rows = self._pairs(f"read step {step}", SELECT_STEP_METRICS, stage, step)
+        return {name: math.nan if value is None else value for name, value in rows}
 
     # ---- reading: rollouts
 
@@ -337,6 +354,11 @@ class Store:
         """(visit, task id) of every task that the stage drew, in order."""
         rows = self._read("read the ledger", "SELECT visit, task_id FROM ledger WHERE stage = ? ORDER BY visit", stage)
         return [(row["visit"], row["task_id"]) for row in rows]
+
+    def drawn(self, task_ids: Iterable[str]) -> set[str]:
+        """Which of these tasks some stage drew."""
+        asked = json.dumps([clean(task_id) for task_id in task_ids])
+        return {row["task_id"] for row in self._read("read the ledger", SELECT_DRAWN, asked)}
 
     def events(self, stage: str | None = None, *, limit: int = 1000, offset: int = 0) -> list[StoredEvent]:
         """A page of events, the last first."""
