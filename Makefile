@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+TRL    := .venv-trl
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test lint bench bench-trl clean
 
 install: $(STAMP)
 
@@ -31,5 +32,15 @@ lint: install
 bench: install
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# TRL has an environment of its own, torch first here too.
+$(TRL)/.installed: benchmarks/requirements-trl.txt
+	$(PYTHON) -m venv $(TRL)
+	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check -c benchmarks/requirements-trl.txt torch
+	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements-trl.txt
+	@touch $@
+
+bench-trl: install $(TRL)/.installed
+	$(BIN)/python -m benchmarks step $(ARGS)
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info
+	rm -rf $(VENV) $(TRL) .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info
