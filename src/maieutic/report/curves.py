@@ -38,6 +38,9 @@ PARTS = "reward/parts/"
 #: Beginnings of the names of what speaks of rollouts: of demonstrations, which nobody sampled, it says nothing.
 OF_ROLLOUTS = ("reward/", "rollouts/", "completions/", "policy/sampler_mismatch")
 
+#: Beginnings of the names of what says where a step's seconds went.
+OF_TIMES = ("time/", "beside/")
+
 
 def read_curves(store: Store, stage: str) -> dict[str, Points]:
     """Every curve of a stage by the metric's name."""
@@ -45,8 +48,12 @@ def read_curves(store: Store, stage: str) -> dict[str, Points]:
 
 
 def telling(curves: Mapping[str, Points], sampled: bool) -> dict[str, Points]:
-    """The curves that say something: all of a stage that sampled, without `OF_ROLLOUTS` for one on demonstrations."""
-    return {name: points for name, points in curves.items() if sampled or not name.startswith(OF_ROLLOUTS)}
+    """The curves that say something: all of a stage that sampled, without `OF_ROLLOUTS` for one on demonstrations.
+
+    Seconds are told by the `waterfall`.
+    """
+    silent = OF_TIMES if sampled else OF_TIMES + OF_ROLLOUTS
+    return {name: points for name, points in curves.items() if not name.startswith(silent)}
 
 
 def chosen(curves: Mapping[str, Mapping[str, Points]], asked: Sequence[str] = ()) -> dict[str, list[str]]:
@@ -76,7 +83,9 @@ def families(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def finite(points: Points) -> Points:
-    """The points that are numbers."""
+    """The points that are numbers: of a curve that has no others, the curve itself."""
+    if all(map(math.isfinite, [value for _, value in points])):
+        return points
     return [(step, value) for step, value in points if math.isfinite(value)]
 
 
@@ -89,8 +98,8 @@ def thinned(points: Points, most: int) -> Points:
     if len(points) <= most:
         return list(points)
     cuts = [round(i * len(points) / most) for i in range(most + 1)]
-    stretches = [points[a:b] for a, b in pairwise(cuts)]
-    return [(each[-1][0], statistics.fmean(value for _, value in each)) for each in stretches]
+    values = [value for _, value in points]
+    return [(points[b - 1][0], statistics.fmean(values[a:b])) for a, b in pairwise(cuts)]
 
 
 def smoothed(points: Points, width: int) -> Points:
@@ -98,6 +107,13 @@ def smoothed(points: Points, width: int) -> Points:
     half = width // 2
     values = [value for _, value in points]
     return [(step, statistics.fmean(values[max(0, i - half) : i + half + 1])) for i, (step, _) in enumerate(points)]
+
+
+def moves(points: Points) -> bool:
+    """Whether a curve has two different numbers; NaN is none."""
+    found = (value for _, value in points if math.isfinite(value))
+    first = next(found, None)
+    return any(value != first for value in found)
 
 
 def ends(points: Points) -> tuple[float, float] | None:

@@ -42,6 +42,7 @@ def as_data(
             stage: {name: points for name, points in curves.items() if metrics is None or name in metrics}
             for stage, curves in view.curves.items()
         },
+        "phases": {stage: each.to_dict() for stage, each in view.waterfalls.items()},
         "health": [{"stage": n.stage, "kind": n.kind, "text": n.text} for n in view.notes],
         "warnings": [*view.warnings, *refused],
         "rollouts": {order: [_rollout(each) for each in rollouts] for order, rollouts in galleries.items()},

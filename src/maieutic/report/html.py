@@ -81,6 +81,7 @@ def page(view: RunView) -> str:
         el("p", " ".join(summary(view, found)), class_="summary"),
         sections.notes(view.notes, view.warnings),
         sections.stages(view),
+        sections.phases(view),
         sections.measured(view, found, refused),
         sections.curves(view, lengths),
         gallery.before_and_after(view),

@@ -22,6 +22,10 @@ DASHES = ("", "6 3", "2 3", "8 3 2 3", "4 4", "1 4")
 #: Points of a curve that are drawn, and points that answer to the pointer.
 DRAWN, HOVERED = 400, 80
 
+#: Points of which all of a plot is made: of a longer curve, means of stretches. A running mean over the curve itself
+#: would take a time that grows with the square of its length.
+AVERAGED = 4 * DRAWN
+
 
 @dataclass(frozen=True, slots=True)
 class Series:
@@ -90,15 +94,16 @@ def figure(caption: str, drawing: Html, *, names: Sequence[str] = (), note: str 
 
 def lines(caption: str, series: Sequence[Series], *, unit: str = "step") -> Html:
     """Curves over steps: every value faint, the running mean strong."""
-    series = [Series(each.label, finite(each.points)) for each in series if finite(each.points)]
-    values = [y for each in series for _, y in each.points]
-    steps = [x for each in series for x, _ in each.points]
-    frame = Frame((min(steps), max(steps)), _range(values))
+    series = [Series(each.label, known) for each in series if (known := finite(each.points))]
+    extremes = [(min(values), max(values)) for values in ([y for _, y in each.points] for each in series)]
+    steps = [each.points[end][0] for each in series for end in (0, -1)]
+    frame = Frame((min(steps), max(steps)), _range([value for pair in extremes for value in pair]))
     words = "; ".join(
         f"{each.label} from {number(each.points[0][1])} to {number(each.points[-1][1])}, "
-        f"lowest {number(min(y for _, y in each.points))}, highest {number(max(y for _, y in each.points))}"
-        for each in series
+        f"lowest {number(low)}, highest {number(high)}"
+        for each, (low, high) in zip(series, extremes, strict=True)
     )
+    series = [Series(each.label, thinned(each.points, AVERAGED)) for each in series]
     parts = [_axes(frame, unit)]
     for i, each in enumerate(series):
         strong = smoothed(each.points, max(1, len(each.points) // 15 | 1))
@@ -160,6 +165,24 @@ def bars(
     )
     drawing = _svg(parts, f"{caption}. {words}", width)
     return figure(caption, drawing, names=[name for name, _ in series], note=note)
+
+
+def stacked(caption: str, parts: Sequence[tuple[str, float]], *, whole: float) -> Html:
+    """Parts of a whole in one bar, in seconds, in their order; what they leave is left empty."""
+    width, height, at, drawn = 620, 26, 0.0, []
+    for i, (name, value) in enumerate(parts):
+        across = width * value / (whole or 1.0)
+        said = el("title", f"{name}: {number(value)} s, {100 * value / (whole or 1.0):.1f} %")
+        drawn.append(el("rect", said, x=at, y=0, width=across, height=height, class_=f"s{i % COLOURS} bar part"))
+        at += across
+    words = ", ".join(f"{name} {number(value)} s" for name, value in parts)
+    keys = [
+        el("span", el("svg", el("rect", width=12, height=12, class_=f"s{i % COLOURS} bar"), viewBox="0 0 12 12",
+                      width=12, height=12, aria_hidden="true"), f" {name} {100 * value / (whole or 1.0):.0f} %")
+        for i, (name, value) in enumerate(parts)
+    ]  # fmt: skip
+    bar = _svg(drawn, f"{caption}. {words}", width, height)
+    return el("figure", el("figcaption", caption), el("p", keys, class_="legend"), bar)
 
 
 def whiskers(caption: str, rows: Sequence[tuple[str, Sequence[tuple[str, Interval]]]]) -> Html:

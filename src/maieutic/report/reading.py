@@ -19,9 +19,11 @@ from pydantic import ValidationError
 
 from maieutic.config import Config, StageConfig, parse_config, read_config
 from maieutic.errors import ConfigError, UnknownName
+from maieutic.report.bottleneck import bottleneck
 from maieutic.report.curves import Points, read_curves, telling
 from maieutic.report.health import Note, health
 from maieutic.report.measured import Change, Measured, by_name, changes, read_measured, trained_on
+from maieutic.report.waterfall import Waterfall, waterfall
 from maieutic.run.checkpoints import Checkpoints
 from maieutic.run.directory import RunDirectory
 from maieutic.run.lock import alive
@@ -110,6 +112,16 @@ class RunView:
     def notes(self) -> list[Note]:
         """What the curves say of the run's health."""
         return health(self.curves, [stage.name for stage in self.stages if stage.rollouts])
+
+    @cached_property
+    def waterfalls(self) -> dict[str, Waterfall]:
+        """Where the seconds of a step go, for each stage that says so, with its bottleneck."""
+        found = ((stage, waterfall(self.curves.get(stage.name, {}))) for stage in self.config.stages)
+        return {
+            stage.name: replace(each, bottleneck=bottleneck(each, self.config, stage))
+            for stage, each in found
+            if each is not None
+        }
 
     def stage(self, name: str) -> StageView:
         """The stage of that name. Raises UnknownName."""
@@ -230,7 +242,7 @@ def _stages(store: Store, config: Config, complete: bool) -> tuple[StageView, ..
         _stage(
             stage,
             steps[i],
-            sum(each.seconds for each in store.steps(stage.name)),
+            store.seconds(stage.name),
             store.count_rollouts(stage.name),
             complete or any(steps[i + 1 :]),
         )

@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 
 from maieutic.evaluate import UNBOUNDED
 from maieutic.report import plots
-from maieutic.report.curves import FAMILIES, OTHER, PARTS, Points, families, finite, number
+from maieutic.report.curves import FAMILIES, OTHER, PARTS, Points, families, finite, moves, number
 from maieutic.report.health import Note
 from maieutic.report.markup import Child, Html, el, table
 from maieutic.report.measured import Change, Measured, by_name, shown, title
 from maieutic.report.reading import RunView
-from maieutic.report.words import duration, headlines, place
+from maieutic.report.waterfall import Waterfall
+from maieutic.report.words import beside, duration, headlines, place
 from maieutic.run.records import StoredRollout
+
+#: Share of a step from which a phase is drawn as its parts, and from which a part is drawn on its own.
+CUT, DRAWN = 0.25, 0.02
 
 #: Classes of a histogram of correct samples beyond which neighbours are put together.
 CLASSES = 16
@@ -27,6 +31,25 @@ def stages(view: RunView) -> Html:
     ]  # fmt: skip
     head = ["stage", "algorithm", "tasks", "steps", "time", "rollouts stored"]
     return table(head, rows, "Stages, each from the model of the one before", "numbers")
+
+
+def phases(view: RunView) -> Child:
+    """Where the seconds of a step go, stage by stage; nothing for a run that does not say."""
+    parts: list[Child] = []
+    for stage, found in view.waterfalls.items():
+        caption = f"{stage}: a step of {duration(found.seconds)}"
+        parts.append(plots.stacked(caption, _pieces(found), whole=found.seconds))
+        parts.append(el("p", found.bottleneck))
+        parts.append(el("p", " ".join(beside(found)), class_="note"))
+    return el("section", el("h2", "Where the time goes"), parts, id="phases") if parts else ""
+
+
+def _pieces(found: Waterfall) -> list[tuple[str, float]]:
+    """The parts of a step by name, the largest phases cut into theirs; small ones are put together."""
+    cut = [piece for part in found.of("") for piece in (found.of(part.path) if part.share > CUT else []) or [part]]
+    large = [(piece.path.replace("/", ": "), piece.seconds) for piece in cut if piece.share >= DRAWN]
+    small = sum(piece.seconds for piece in cut if piece.share < DRAWN)
+    return [*large, *([("the rest", small)] if small else [])]
 
 
 def measured(view: RunView, changes: Sequence[Change], refused: Sequence[str]) -> Html:
@@ -53,7 +76,7 @@ def curves(view: RunView, first_last: Mapping[str, Sequence[tuple[str, Sequence[
         if not each:
             continue
         parts.append(el("h3", stage))
-        moving = {name: points for name, points in each.items() if len({v for _, v in finite(points)}) > 1}
+        moving = {name: points for name, points in each.items() if moves(points)}
         found = families(moving)
         more = {"Reward": _parts(each), "Completions": _rollout_lengths(first_last.get(stage, ()))}
         for heading in [*FAMILIES, OTHER]:

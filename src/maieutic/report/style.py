@@ -44,6 +44,7 @@ polyline { fill: none; stroke: var(--s); stroke-width: 2; stroke-linejoin: round
 .strong { stroke: var(--s); stroke-width: 2; }
 .area { fill: var(--s); fill-opacity: 0.12; stroke: var(--s); stroke-width: 1.8; }
 .bar, .dot { fill: var(--s); } .whisker { stroke: var(--s); stroke-width: 2.5; opacity: 0.65; }
+.part { stroke: var(--paper); }
 .mark { stroke: var(--ink); stroke-dasharray: 4 3; }
 .hover rect { fill: transparent; } .hover rect:hover { fill: var(--ink); fill-opacity: 0.08; }
 .s0 { --s: var(--s0); } .s1 { --s: var(--s1); } .s2 { --s: var(--s2); }

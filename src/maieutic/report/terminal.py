@@ -18,7 +18,8 @@ from maieutic.report.curves import Points, finite, number
 from maieutic.report.measured import Change, by_name, shown
 from maieutic.report.reading import RunView, State
 from maieutic.report.transcripts import inserted_tokens, judged, pieces, visible
-from maieutic.report.words import duration
+from maieutic.report.waterfall import Part, Waterfall
+from maieutic.report.words import beside, duration
 from maieutic.run.records import StoredRollout
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 #: Characters of a plot beside its neighbours, axis included, and its lines.
 PLOT_WIDTH, PLOT_HEIGHT = 38, 4
+
+#: Characters of the bars of phases, and of a terminal that has room for them.
+BAR, WIDE = 32, 84
 
 #: Characters of a completion that are shown.
 LONGEST = 2000
@@ -42,6 +46,8 @@ def overview(view: RunView, metrics: Mapping[str, Sequence[str]], width: int) ->
         wanted = [(name, curves[name]) for name in metrics.get(stage, ()) if finite(curves.get(name, []))]
         if wanted:
             parts += [_rule(f"curves of {stage}"), plots(wanted, width)]
+    for stage, found in view.waterfalls.items():
+        parts += [_rule(f"where the seconds of a step of {stage} go"), phases(found, width)]
     notes = [(note.stage, note.text) for note in view.notes] + [("", text) for text in view.warnings]
     if notes:
         parts.append(_rule("health"))
@@ -123,6 +129,40 @@ def plot(name: str, points: Points, width: int, height: int = PLOT_HEIGHT) -> Te
     ends = f"{known[0][0]}", f"step {known[-1][0]}"
     text.append(f"\n{'':{left}} {ends[0]}{ends[1]:>{max(4, width - left - 2) - len(ends[0])}}", style="dim")
     return text
+
+
+def phases(found: Waterfall, width: int) -> RenderableType:
+    """The phases of a mean step below each other, each bar where the one before ended, and the bottleneck."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("phase")
+    bars = width >= WIDE
+    if bars:
+        table.add_column("", no_wrap=True, width=BAR)
+    for column in ("seconds", "share", "tokens/s", "of peak"):
+        table.add_column(column, justify="right")
+    for part in found.large:
+        style = "" if part.depth == 0 else "dim"
+        cells = [Text("  " * part.depth + part.title, style=style)]
+        cells += [_bar(part, found.seconds)] if bars else []
+        rates = [part.tokens_per_second, part.share_of_peak]
+        shown_ = ["" if rates[0] is None else number(rates[0]), "" if rates[1] is None else f"{100 * rates[1]:.0f} %"]
+        table.add_row(
+            *cells, *(Text(t, style=style) for t in (number(part.seconds), f"{100 * part.share:.0f} %", *shown_))
+        )
+    peak = "" if found.share_of_peak is None else f"{100 * found.share_of_peak:.0f} %"
+    table.add_row("step", *([""] if bars else []), number(found.seconds), "100 %", "", peak, style="bold")
+    parts: list[RenderableType] = [table, Text(" ".join(beside(found)), style="dim")]
+    if found.bottleneck:
+        parts.append(Text(found.bottleneck, style="yellow"))
+    return Group(*parts)
+
+
+def _bar(part: Part, seconds: float) -> Text:
+    """A bar from where the part begins, in eighths of a character."""
+    start = min(BAR - 1, int(BAR * part.start / (seconds or 1.0)))
+    eighths = min(8 * (BAR - start), max(1, round(8 * BAR * part.share)))
+    bar = " " * start + "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
+    return Text(bar, style="cyan" if part.depth == 0 else "blue")
 
 
 def gallery(title: str, rollouts: Sequence[StoredRollout], tokenizer: Tokenizer | None) -> RenderableType:

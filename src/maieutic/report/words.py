@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from maieutic.config import Config
-from maieutic.report.curves import percent
+from maieutic.report.curves import number, percent
 from maieutic.report.measured import Change, Measured, by_name, shown
 from maieutic.report.reading import RunView, StageView, State
+from maieutic.report.waterfall import SMALL, Waterfall
 
 #: What the summary tells of an evaluation, where it is there.
 HEADLINES = ("greedy", "pass@1", "pass", "vote", "strict")
@@ -58,6 +59,23 @@ def duration(seconds: float) -> str:
 def place(stage: str) -> str:
     """`after grpo`; `at the start` for what was measured before the first stage."""
     return "at the start" if stage == "start" else f"after {stage}"
+
+
+def beside(found: Waterfall) -> list[str]:
+    """What the parts of a step do not say: a sentence each."""
+    told = [f"Means over {found.steps:,} step{'' if found.steps == 1 else 's'}."]
+    if found.small:
+        told.append(f"Below {percent(SMALL)} each: {', '.join(part.title for part in found.small)}.")
+    if found.rewards is not None and found.rewards[0] >= SMALL * found.seconds:
+        busy, hidden = found.rewards
+        told.append(f"Rewards were at work for {number(busy)} s, {percent(hidden)} of it hidden behind sampling.")
+    if found.flops_per_second and found.share_of_peak is not None:
+        rate = found.flops_per_second / 1e9
+        told.append(f"{number(rate)} GFLOP/s over the whole step; the machine's matrix products run at "
+                    f"{number(rate / found.share_of_peak)}.")  # fmt: skip
+    if found.evaluation:
+        told.append(f"The evaluation after the stage took {duration(found.evaluation)} more.")
+    return told
 
 
 def headlines(metrics: list[str]) -> list[str]:
