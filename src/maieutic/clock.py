@@ -111,17 +111,18 @@ class Listener:
         """Give the seconds since the last tick to whom they belong."""
         if self.finish is not None:
             self.finish()
-        now = self.clock()
+        now, heard = self.clock(), self.heard
         passed, self.last = now - self.last, now
         owner = self.inmost
         path = "" if owner is None else owner.path
-        for name in {name for name, _ in self.spans}:
-            self.heard.busy[name] = self.heard.busy.get(name, 0.0) + passed
-        for name, host in self.spans:
-            path = name if host is owner else path  # the one that was begun last
-        self.heard.total += passed
+        if self.spans:
+            for name in {name for name, _ in self.spans}:
+                heard.busy[name] = heard.busy.get(name, 0.0) + passed
+            for name, host in self.spans:
+                path = name if host is owner else path  # the one that was begun last
+        heard.total += passed
         if path:
-            self.heard.seconds[path] = self.heard.seconds.get(path, 0.0) + passed
+            heard.seconds[path] = heard.seconds.get(path, 0.0) + passed
 
     def count(self, tokens: int) -> None:
         """Tokens went through a model."""
