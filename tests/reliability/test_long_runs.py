@@ -6,12 +6,17 @@ What SQLite does is counted in the operations of its virtual machine, some ten o
 from __future__ import annotations
 
 import math
+import re
 import sqlite3
+import statistics
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from maieutic.report.curves import finite, moves, thinned
+from maieutic.report.plots import AVERAGED, DRAWN, Series, lines
 from maieutic.run.records import INSERT_ROLLOUT, TABLES
 from maieutic.run.store import Store
 from maieutic.types import Finish, Group, Message, Rollout, Score, Step, Task
@@ -211,3 +216,41 @@ def test_a_run_of_the_first_version_is_read_and_gone_on_with(tmp_path):
         store.write_step("rl", step(3))
         store.rewind("rl", 1)
         assert store.count_rollouts() == 2
+
+
+# ---- the curves of a long run
+
+
+def test_a_plot_of_a_long_curve_is_made_of_few_points():
+    """20,000 points, one of them far above: it is told, and the means drawn are not taken over the whole curve anew."""
+    points = [(i, 1.0 if i % 2 else 3.0) for i in range(20_000)]
+    points[7777] = (7777, 50.0)
+    calls = 0
+
+    def count(frame, event, _):
+        nonlocal calls
+        calls += event == "call" and frame.f_code is statistics.fmean.__code__
+
+    sys.setprofile(count)
+    try:
+        text = str(lines("loss", [Series("loss", points)]))
+    finally:
+        sys.setprofile(None)
+    assert calls < 3 * AVERAGED  # a running mean at each point would be 20,000
+    assert "loss from 3 to 1, lowest 1, highest 50" in text
+    drawn = [len(found.split()) for found in re.findall(r'<polyline points="([^"]*)"', text)]
+    assert drawn == [DRAWN, DRAWN]
+
+
+def test_what_moves_has_two_numbers():
+    nan = math.nan
+    assert moves([(0, nan), (1, 2.0), (2, 2.0), (3, 3.0)])
+    for still in ([], [(0, nan)], [(0, 2.0), (1, nan), (2, 2.0)]):
+        assert not moves(still)
+
+
+def test_finite_leaves_out_what_is_no_number_and_thinned_takes_means():
+    nan, inf = math.nan, math.inf
+    assert finite([(0, 1.0), (1, nan), (2, -inf), (3, 4.0)]) == [(0, 1.0), (3, 4.0)]
+    assert finite([(0, 1.0), (3, 4.0)]) == [(0, 1.0), (3, 4.0)]
+    assert thinned([(i, float(i)) for i in range(5)], 2) == [(1, 0.5), (4, 3.0)]

@@ -298,6 +298,8 @@ class Store:
         query = "SELECT step, value FROM metrics WHERE stage = ? AND name = ? ORDER BY step"
         rows = [row for each in ([stage] if stage is not None else self.stages())
                 for row in self._pairs(f"read metric {name!r}", query, each, name)]  # fmt: skip
+        if None not in [value for _, value in rows]:  # as most are: nothing is made anew
+            return rows
         return [(step, math.nan if value is None else value) for step, value in rows]
 
     def step_metrics(self, stage: str, step: int) -> dict[str, float]:
