@@ -26,6 +26,7 @@ import torch
 from maieutic.ahead.messages import Drawn, Order, Practice, keep, kept
 from maieutic.ahead.process import Process, check_possible
 from maieutic.ahead.worker import spent_beside
+from maieutic.clock import phase
 from maieutic.core.cost import Spent
 from maieutic.protocols import Learner, Source
 from maieutic.types import Group
@@ -98,12 +99,14 @@ class Ahead:
         """Have the batch after those that were handed out sampled by the weights as they are now."""
         if self._process is None:
             self._process = Process(self.make, self.threads or torch.get_num_threads())
-        self._process.ask(self.learner.weights(), Order(self.learner.version, self.source.state()))
+        with phase("handing over"):
+            self._process.ask(self.learner.weights(), Order(self.learner.version, self.source.state()))
 
     def _ahead(self) -> Drawn | None:
         """The batch that was asked for and not handed out yet, once it is there; None where none was."""
         if self._ready is None and self._process is not None and self._process.asked:
-            self._ready = self._process.drawn()
+            with phase("waiting"):
+                self._ready = self._process.drawn()
         return self._ready
 
     def state(self) -> dict[str, Any]:

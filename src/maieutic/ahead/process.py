@@ -21,7 +21,15 @@ from maieutic.ahead.messages import Begin, Drawn, Failed, Order, Practice, Ready
 from maieutic.errors import ConfigError, RunError
 from maieutic.rewards.serve import PICKLE_ERRORS, read_frame, write_frame
 
-_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from maieutic.ahead.worker import serve; serve()"
+#: Ctrl-C reaches the whole process group; what it means is decided here.
+_START = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from maieutic.ahead.worker import serve
+serve()
+"""
 
 
 def check_possible(make: Callable[[], Practice]) -> None:

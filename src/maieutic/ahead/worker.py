@@ -12,7 +12,6 @@ import logging.handlers
 import os
 import pickle
 import queue
-import signal
 import threading
 import traceback
 from typing import IO, Any
@@ -97,8 +96,6 @@ def _listen(pipe: IO[bytes], orders: queue.SimpleQueue[bytes]) -> None:
 
 def serve() -> None:
     """Draw batches until standard input ends."""
-    # Ctrl-C reaches the whole process group; only the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     # What rewards read or print must not get between the frames.
     nothing = os.open(os.devnull, os.O_RDONLY)

@@ -256,6 +256,7 @@ class StageConfig(Strict):
     temperature: float = Field(1.0, gt=0)
     max_refill: int = Field(4, ge=0, description="rounds of drawing again for groups that carry no signal")
     curriculum: CurriculumConfig | None = Field(None, description="pass over tasks that are too easy or too hard")
+    overlap: bool = Field(False, description="a second process samples the next step's rollouts during the update")
     rewards: dict[str, float] = Field(
         default_factory=lambda: {"answer": 1.0}, description="name or file.py:function → weight"
     )

@@ -70,8 +70,9 @@ def failed_rollouts(curves: Curves) -> str | None:
 
 
 def mismatch(curves: Curves) -> str | None:
-    """Sampler and learner must give a token the same log-prob."""
-    points = finite(curves.get("policy/sampler_mismatch_nats", []))
+    """Sampler and learner must give a token the same log-prob, where the learner's present policy sampled it."""
+    stale = {step for step, age in curves.get("policy/staleness", []) if age}
+    points = [point for point in finite(curves.get("policy/sampler_mismatch_nats", [])) if point[0] not in stale]
     if not points:
         return None
     step, worst = max(points, key=lambda point: point[1])

@@ -42,6 +42,7 @@ SAMPLING_KEYS = (
     "temperature",
     "max_refill",
     "curriculum",
+    "overlap",
     "rewards",
     "reward_options",
     "reward_timeout_seconds",
@@ -140,6 +141,8 @@ def unchecked_algorithm(stage: StageConfig) -> Algorithm:
 
 def make_stage_algorithm(stage: StageConfig) -> Algorithm:
     """The stage's algorithm, checked against the stage: a comparison of siblings needs at least two."""
+    from maieutic.annotate import check_stale
+
     algorithm = unchecked_algorithm(stage)
     least = algorithm.siblings
     if algorithm.samples and stage.num_generations < least:
@@ -158,6 +161,8 @@ def make_stage_algorithm(stage: StageConfig) -> Algorithm:
                 f"stage {stage.name!r}: got {key} = {got!r}, which does nothing: {algorithm.name} learns from "
                 "demonstrations and samples nothing. Leave it out, or choose an algorithm that practises (grpo)"
             )
+    if stage.overlap:
+        check_stale(algorithm)
     _check_critic(stage, algorithm)
     _check_optimiser(stage, algorithm)
     check_rounds(stage, algorithm)
@@ -326,6 +331,8 @@ def describe(config: Config, tasksets: Tasksets) -> str:
             f"  credit {algorithm.credit}; loss {algorithm.loss}; weights {algorithm.weigh}; {algorithm.update}"
         )
         lines += [f"  {line}" for line in describe_frozen(stage, algorithm)]
+        if stage.overlap:
+            lines.append("  sampled one step ahead, in a process of its own: rollouts are one update old")
         if stage.validation is not None:
             spec = stage.validation
             lines.append(f"  validated on {spec.tasks} ({len(tasksets[spec.tasks]):,} tasks) every {spec.every} steps")

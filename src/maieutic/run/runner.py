@@ -17,7 +17,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ from maieutic.run.build import (
 )
 from maieutic.run.checkpoints import Checkpoint, Checkpoints
 from maieutic.run.directory import RunDirectory
+from maieutic.run.overlap import cores_of
 from maieutic.run.setup import Setup, set_up
 from maieutic.run.store import Store
 from maieutic.run.tasksets import Tasksets
@@ -198,11 +199,12 @@ class Runner:
         ended = spending.ended(done) or validation.flat()
         if not ended or validation.owes(done):
             setup = set_up(self.config, stage, self.backend, model, self.first, self.tasksets, algorithm, steps)
-            if newest is not None:
-                setup.load(newest)
-            self._validate(stage, validation, setup, done)
-            if not (spending.ended(done) or validation.flat()):
-                self._steps(stage, setup, spending, validation, done)
+            with closing(setup), cores_of(self.config, stage):
+                if newest is not None:
+                    setup.load(newest)
+                self._validate(stage, validation, setup, done)
+                if not (spending.ended(done) or validation.flat()):
+                    self._steps(stage, setup, spending, validation, done)
         if stage.evaluate and self.config.evaluation is not None:
             self._evaluate(stage.name, self.store.last_step(stage.name) or 0, self._model_of(stage))
 

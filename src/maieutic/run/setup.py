@@ -10,15 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maieutic.ahead import Ahead, spent_beside
 from maieutic.config import Config, StageConfig
-from maieutic.core.cost import Meter, Metered, Spent, step_cost
-from maieutic.environments.conditioned import Conditioned, asked_with, read_inference, write_inference
-from maieutic.errors import ConfigError
+from maieutic.core.cost import Meter, Metered, step_cost
+from maieutic.environments.conditioned import Conditioned, asked_with, write_inference
 from maieutic.protocols import Policy, Scorer, Source, Teacher
+from maieutic.run.asking import as_asked
 from maieutic.run.budget import optimiser_steps
 from maieutic.run.build import load_model, make_critic, make_optimiser, make_source
 from maieutic.run.checkpoints import Checkpoint
 from maieutic.run.frozen import changing, make_reference, make_teacher
+from maieutic.run.overlap import ahead
 from maieutic.run.rounds import give_demonstrations, restart_base
 from maieutic.run.tasksets import Tasksets
 from maieutic.steps import Labels
@@ -73,7 +75,7 @@ class Setup:
     def save(self, folder: Path) -> None:
         """Write what is too large for JSON."""
         self.policy.learner.save(folder)
-        for model in changing(self.reference, self.teacher):
+        for model in changing(self.reference, self.teacher, self.source):
             model.save(folder)
         if self.labels is not None:
             write_inference(self.labels, folder / "model")
@@ -87,16 +89,15 @@ class Setup:
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint as if nothing had happened."""
         self.policy.learner.load(checkpoint.path)
-        for model in changing(self.reference, self.teacher):
-            model.load(checkpoint.path)
         self.source.restore(checkpoint.state["source"])
+        for model in changing(self.reference, self.teacher, self.source):
+            model.load(checkpoint.path)
         self.algorithm.restore(checkpoint.state.get("algorithm", []))
 
-
-def spent_beside(source: Source) -> Spent:
-    """What the source's reward has sampled for its own sake so far."""
-    reward = getattr(getattr(source, "roller", None), "reward", None)
-    return getattr(reward, "spent", Spent())
+    def close(self) -> None:
+        """End what goes on beside this process, if anything does."""
+        if isinstance(self.source, Ahead):
+            self.source.close()
 
 
 def set_up(
@@ -126,18 +127,10 @@ def set_up(
     reference = make_reference(config, stage, backend, loaded, policy, algorithm)
     teacher, teacher_parameters = make_teacher(config, stage, backend, loaded)
     algorithm = algorithm.bind(policy.chat)
-    asked = read_inference(model) if algorithm.samples else None
-    if asked is not None:  # a policy that was trained to be asked with labels goes on from there
-        if algorithm.select.labels not in (None, asked):
-            raise ConfigError(
-                f"stage {stage.name!r}: got {algorithm.select.labels}, and its model was trained to be asked with "
-                f"{asked}; expected the same labels and delimiter"
-            )
-        policy = asked_with(policy, asked)
-    elif algorithm.select.labels is not None:  # from its first update on it is a policy that knows labels
-        learner = policy.learner
-        policy = asked_with(policy, algorithm.select.labels, since=lambda: learner.version > 0)
+    policy, asked = as_asked(stage, model, algorithm, policy)
     source = make_source(config, stage, algorithm, tasksets[stage.tasks], policy)
+    if stage.overlap:
+        source = ahead(config, stage, model, first, source, policy, steps)
     if stage.demonstrations is not None:
         give_demonstrations(algorithm, tasksets[stage.demonstrations], policy)
     labels = algorithm.select.labels or asked

@@ -6,7 +6,8 @@
     time/evaluation/<name>           those of the evaluation after the stage, which is no part of a step
     beside/reward                    seconds in which rewards were being computed, whatever else was done
     beside/reward_hidden             share of those in which something else was done: the rest is time/reward
-    rate/sampling_tokens_per_second  tokens written, a second of sampling
+    rate/sampling_tokens_per_second  tokens written, a second of sampling (not with overlap = true, where time/sampling
+                                     is the time for which the other process was waited for: the rest is hidden)
     rate/<phase>_tokens_per_second   tokens through a model, a second of the phase: prefill, decode, annotate, update
     rate/<phase>_share_of_peak       the operations that these take, as a share of the machine's rate of matrix products
     rate/flops_per_second            operations a second of the whole step, and as a share of that rate:
@@ -79,7 +80,9 @@ class Times:
 
     def add(self, step: Step) -> Step:
         """The step with what was heard since the one before."""
-        self.heard, self.written = self.listener.read(), step.metrics.get(COSTS["generated_tokens"], 0.0)
+        ahead = "policy/staleness" in step.metrics  # written elsewhere, while this process did other things
+        self.heard = self.listener.read()
+        self.written = 0.0 if ahead else step.metrics.get(COSTS["generated_tokens"], 0.0)
         return replace(step, metrics={**step.metrics, **time_metrics(self.heard, self.peak, self.written)})
 
     def last(self) -> dict[str, float]:
