@@ -25,6 +25,9 @@ from maieutic.models.find import adapter_base, adapter_revision, find_model, hol
 from maieutic.models.lora import LoRA, add_lora, load_adapter
 from maieutic.models.progress import no_progress_bars
 
+#: The adapter that is trained, and the name that stands for the base without one.
+POLICY, BASE = "default", ""
+
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
@@ -34,7 +37,8 @@ class CausalModel:
 
     `module(tokens [B, T]).logits` are `[B, T, V]`. `adapter` says whether `module` is a PEFT model whose adapter is
     what is trained; `adapter_source` is the folder that adapter was read from (empty for a fresh one, which changes
-    nothing until it is trained). `source` is the path or id that was asked for.
+    nothing until it is trained). `source` is the path or id that was asked for. `adapter_name` says which adapter of
+    the module is meant: others may lie beside the policy's (`maieutic.models.adapters`).
     """
 
     module: nn.Module
@@ -43,6 +47,7 @@ class CausalModel:
     source: str
     adapter: bool = False
     adapter_source: str = ""
+    adapter_name: str = POLICY
 
 
 def parameter_count(module: nn.Module) -> int:
@@ -128,13 +133,19 @@ def save_causal(model: CausalModel, folder: str | Path) -> Path:
     """Write a plain Hugging Face folder (a PEFT folder for an adapter) with the tokenizer; `load_causal` reads it.
 
     Weights are written in their own precision, so loading them in it gives them back bit for bit.
+    Raises `ConfigError` for an adapter that lies beside a policy: a checkpoint keeps what of it can change.
     """
+    if model.adapter_name != POLICY:
+        raise ConfigError(
+            f"got the adapter {model.adapter_name!r} beside a policy to save; expected the policy. What is trained "
+            "beside it is in the checkpoint of its learner, and what is not is where it was read from"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     module: Any = model.module
     with no_progress_bars():
         if model.adapter:
-            module.save_pretrained(folder, selected_adapters=["default"])
+            module.save_pretrained(folder, selected_adapters=[POLICY])
         else:
             module.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)

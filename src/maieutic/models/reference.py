@@ -23,14 +23,15 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from maieutic.models.causal import CausalModel, without_dropout
+from maieutic.models.adapters import active, copied, counterparts, trained_weights
+from maieutic.models.causal import BASE, CausalModel, without_dropout
 
-TRAINED, FROZEN = "default", "reference"
+FROZEN = "reference"
 
 
 class Reference(Protocol):
@@ -62,8 +63,7 @@ class AdapterOff:
     @contextmanager
     def active(self, module: nn.Module) -> Iterator[nn.Module]:
         """The module, its adapter switched off."""
-        adapted: Any = module
-        with torch.no_grad(), _gradient_flags_kept(module), adapted.disable_adapter():
+        with torch.no_grad(), active(module, BASE):
             yield module
 
 
@@ -76,13 +76,8 @@ class FrozenAdapter:
     @contextmanager
     def active(self, module: nn.Module) -> Iterator[nn.Module]:
         """The module, with the second adapter instead of the trained one."""
-        adapted: Any = module
-        with torch.no_grad(), _gradient_flags_kept(module):
-            adapted.set_adapter(self.name)
-            try:
-                yield module
-            finally:
-                adapted.set_adapter(TRAINED)
+        with torch.no_grad(), active(module, self.name):
+            yield module
 
 
 def reference_of(model: CausalModel) -> Reference:
@@ -100,47 +95,15 @@ def moving_reference_of(model: CausalModel) -> tuple[Reference, Mapping[str, Ten
     """A reference that stands where `model` stands now, and its own copies of the weights that are trained, by the
     names these have in the policy's module: what moves when it follows."""
     reference = _kept(model)
-    trained = [name for name, weight in model.module.named_parameters() if weight.requires_grad]
-    if isinstance(reference, FrozenCopy):
-        own = dict(reference.kept.named_parameters())
-        return reference, {name: own[name] for name in trained}
-    own = dict(model.module.named_parameters())
-    return reference, {name: own[name.replace(f".{TRAINED}", f".{FROZEN}")] for name in trained}
+    if isinstance(reference, FrozenAdapter):
+        return reference, counterparts(model.module, reference.name)
+    own = dict(reference.kept.named_parameters())
+    return reference, {name: own[name] for name in trained_weights(model.module)}
 
 
 def _kept(model: CausalModel) -> FrozenCopy | FrozenAdapter:
     """Weights of its own: of the whole module, or of its adapter."""
     if model.adapter:
-        _copy_adapter(model.module)
-        return FrozenAdapter()
+        return FrozenAdapter(copied(model, FROZEN).adapter_name)
     kept = without_dropout(copy.deepcopy(model.module)).eval()
     return FrozenCopy(kept.requires_grad_(False))
-
-
-def _copy_adapter(module: nn.Module) -> None:
-    adapted: Any = module
-    if FROZEN not in adapted.peft_config:
-        settings = copy.deepcopy(adapted.peft_config[TRAINED])
-        # A plain start: other ways to initialise (PiSSA, …) would change the base weights under the trained adapter.
-        settings.init_lora_weights = True
-        settings.lora_dropout = 0.0
-        with torch.random.fork_rng(devices=[]), _gradient_flags_kept(module):
-            adapted.add_adapter(FROZEN, settings)
-    parameters = dict(module.named_parameters())
-    with torch.no_grad():
-        for name, trained in parameters.items():
-            if f".{TRAINED}" in name:
-                frozen = parameters[name.replace(f".{TRAINED}", f".{FROZEN}")]
-                frozen.copy_(trained)
-                frozen.requires_grad_(False)
-
-
-@contextmanager
-def _gradient_flags_kept(module: nn.Module) -> Iterator[None]:
-    """peft makes whichever adapter it activates trainable and the others not; put every flag back."""
-    flags = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
-    try:
-        yield
-    finally:
-        for name, parameter in module.named_parameters():
-            parameter.requires_grad_(flags.get(name, False))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from maieutic.backends.local.check import decoder_for, why_not
+from maieutic.backends.local.check import why_not
 from maieutic.backends.local.critic import Critic, SeparateCritic, ValueHead
 from maieutic.backends.local.learner import LocalLearner
 from maieutic.backends.local.optimiser import Optimiser
@@ -23,6 +23,7 @@ from maieutic.backends.local.scorer import (
     ReferenceScorer,
     check_vocabularies,
 )
+from maieutic.backends.local.switched import decoder_of
 from maieutic.models.causal import CausalModel, place_of
 from maieutic.protocols import Learner, Policy
 
@@ -81,7 +82,7 @@ class LocalBackend:
         return self._sampler(model, lambda: 0)
 
     def frozen(self, model: CausalModel) -> LocalScorer:
-        """A scorer of a model that is not trained: reference, teacher, student."""
+        """A scorer of a model that is not trained: reference, teacher, student; or of an adapter beside a policy."""
         model.module.to(self.device)
         return LocalScorer(model, micro_batch_tokens=self.micro_batch_tokens)
 
@@ -102,7 +103,7 @@ class LocalBackend:
 
     def _sampler(self, model: CausalModel, version: Callable[[], int]) -> LocalSampler:
         model.module.eval()
-        decoder = decoder_for(model.module)
+        decoder = decoder_of(model)
         return LocalSampler(
             model.module, decoder, version=version, max_rows=self.max_rows, cache_bytes=self.cache_bytes
         )

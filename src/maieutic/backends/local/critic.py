@@ -2,6 +2,7 @@
 
     ValueHead()                        one more output of the policy: a head on its last hidden states
     SeparateCritic(load_causal(…))     a backbone of its own with a head, of which the policy feels nothing
+    SeparateCritic(copied(model, …))   the same over the policy's base: an adapter of its own (`models.adapters`)
 
 A head is zero at the start, weights and biases, so the first values are exactly 0: it does not disturb the first
 advantages with noise. It computes in float32 at least: a value is a sum of many small corrections, and bfloat16 keeps
@@ -22,9 +23,11 @@ from torch import Tensor, nn
 
 from maieutic.backends.local.check import forward_for
 from maieutic.backends.local.evaluate import Forward
+from maieutic.backends.local.switched import forward_of
 from maieutic.backends.local.trunk import bare
 from maieutic.errors import ConfigError
-from maieutic.models.causal import CausalModel, without_dropout
+from maieutic.models.adapters import adapter_weights
+from maieutic.models.causal import BASE, CausalModel, without_dropout
 from maieutic.types import Batch, Outputs
 
 
@@ -63,7 +66,8 @@ class SeparateCritic:
     """A critic with a model of its own: twice the memory and time, and the policy is left alone.
 
     model           a model loaded for this purpose alone, with the policy's tokenizer: what the policy starts from, or
-                    a reward model's backbone. All of it that is trainable is trained (with LoRA: its adapter).
+                    a reward model's backbone. All of it that is trainable is trained (with LoRA: its adapter). Or an
+                    adapter beside the policy's (`copied`, `beside`): it takes the memory of an adapter.
     learning_rate   of all its weights (None: the policy's); between 2 and 10 times the policy's is usual.
     hidden          as in `ValueHead`.
     """
@@ -76,11 +80,13 @@ class SeparateCritic:
         _check(self.learning_rate, self.hidden)
 
     def join(self, policy: CausalModel) -> JoinedCritic:
-        """See `Critic`. Raises `ConfigError` for the policy's own module, or a model that reads other tokens."""
-        if self.model.module is policy.module:
+        """See `Critic`. Raises `ConfigError` for the policy's own weights, or a model that reads other tokens."""
+        within = self.model.module is policy.module
+        if within and self.model.adapter_name in (policy.adapter_name, BASE):
             raise ConfigError(
-                "got the policy itself as its separate critic: a step of one would move the other. Load the model "
-                "once more for the critic, or take ValueHead(), which shares the policy's weights"
+                "got the policy itself as its separate critic, or its bare base: a step of one would move the other. "
+                "Load the model once more for the critic, give it an adapter of its own (copied(model, 'critic', "
+                "trainable=True)), or take ValueHead(), which shares the policy's weights"
             )
         if self.model.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
             raise ConfigError(
@@ -88,11 +94,14 @@ class SeparateCritic:
                 "expected the same tokens, because the critic reads what the policy wrote"
             )
         self.model.module.to(next(policy.module.parameters()).device)
-        return OwnTrunk(self.model.module, head_for(self.model.module, self.hidden), self.learning_rate)
+        head = head_for(self.model.module, self.hidden)
+        if within:
+            return OwnAdapter(self.model, head, self.learning_rate)
+        return OwnTrunk(self.model.module, head, self.learning_rate)
 
 
 class JoinedCritic(Protocol):
-    """A critic beside a policy: parameters of its own (it is an `nn.Module`), and how values are computed.
+    """A critic beside a policy: parameters of its own, and how values are computed.
 
     `forward` is the policy's way of running its module; `learning_rate` is that of the critic's parameters (None: the
     policy's).
@@ -146,6 +155,38 @@ class OwnTrunk(nn.Module):
     def outputs(self, forward: Forward, batch: Batch, entropy: bool) -> Outputs:
         """A pass of the policy and one of its own."""
         return dataclasses.replace(forward.outputs(batch, entropy), values=self.values(forward, batch))
+
+
+class OwnAdapter:
+    """An adapter of its own over the policy's base, and a head on its states; see `JoinedCritic`.
+
+    The module is the policy's and belongs to it, so this is no `nn.Module` that would hold it.
+    """
+
+    def __init__(self, model: CausalModel, head: Head, learning_rate: float | None) -> None:
+        self.model = model
+        self.head = head
+        self.learning_rate = learning_rate
+        self.own_forward = forward_of(model)
+        whole: Any = bare(model.module)
+        unread = {id(weight) for weight in whole.get_output_embeddings().parameters()}
+        for weight in adapter_weights(model.module, model.adapter_name).values():
+            if id(weight) in unread:
+                weight.requires_grad_(False)
+
+    def values(self, forward: Forward, batch: Batch) -> Tensor:  # noqa: ARG002 - the policy is not run
+        """From the states of its adapter."""
+        return self.own_forward.values(batch, self.head)
+
+    def outputs(self, forward: Forward, batch: Batch, entropy: bool) -> Outputs:
+        """A pass of the policy and one of its own."""
+        return dataclasses.replace(forward.outputs(batch, entropy), values=self.values(forward, batch))
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Those of its head and of its adapter, and no others of the module."""
+        yield from ((f"head.{name}", weight) for name, weight in self.head.named_parameters())
+        own = adapter_weights(self.model.module, self.model.adapter_name)
+        yield from ((f"module.{name}", weight) for name, weight in own.items())
 
 
 class Head(nn.Module):

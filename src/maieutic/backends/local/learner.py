@@ -32,7 +32,9 @@ from maieutic.clock import phase
 from maieutic.core.neighbourhood import KeptPolicy
 from maieutic.core.trust_region import flatten
 from maieutic.errors import ConfigError, DataError, ModelError, NumericalError, RunError
-from maieutic.models.causal import CausalModel, save_causal
+from maieutic.models.adapters import trained_weights
+from maieutic.models.causal import POLICY, CausalModel, save_causal
+from maieutic.models.lora import read_adapter
 from maieutic.models.progress import no_progress_bars
 from maieutic.protocols import LossTerms
 from maieutic.types import Batch, Outputs
@@ -67,6 +69,11 @@ class LocalLearner:
         if micro_batch_tokens < 1 or max_skips < 0:
             raise ConfigError(
                 f"got micro_batch_tokens={micro_batch_tokens}, max_skips={max_skips}; expected at least 1 and 0"
+            )
+        if model.adapter_name != POLICY:
+            raise ConfigError(
+                f"got the adapter {model.adapter_name!r} beside a policy to train as a policy; expected the model that "
+                "it lies beside, or the adapter's folder loaded by itself (load_causal)"
             )
         self.model = model
         self.version = 0
@@ -113,10 +120,11 @@ class LocalLearner:
 
     def weights(self) -> Mapping[str, Tensor]:
         """The trainable weights by name (views, not copies); those of the critic begin with `critic.`."""
-        found = dict(self.model.module.named_parameters())
+        found: dict[str, Tensor] = dict(trained_weights(self.model.module))
         if self.critic is not None:
-            found |= {CRITIC + name: weight for name, weight in self.critic.named_parameters()}
-        return {name: weight for name, weight in found.items() if weight.requires_grad}
+            own = self.critic.named_parameters()
+            found |= {CRITIC + name: weight for name, weight in own if weight.requires_grad}
+        return found
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -330,13 +338,9 @@ def _read_weights(model: CausalModel, folder: Path) -> None:
     try:
         with no_progress_bars():
             if model.adapter:
-                import peft
-
-                weights = peft.load_peft_weights(str(folder), device="cpu")
-                peft.set_peft_model_state_dict(module, weights)
+                read_adapter(module, POLICY, folder)
             else:
                 dtype = next(module.parameters()).dtype
                 module.load_state_dict(AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).state_dict())
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        kind = "an adapter" if model.adapter else "a model"
-        raise ModelError(f"cannot read {kind} of this shape from {folder}: {error}") from error
+        raise ModelError(f"cannot read a model of this shape from {folder}: {error}") from error

@@ -22,6 +22,7 @@ from maieutic.backends.local.evaluate import HELD, Forward
 from maieutic.backends.local.trunk import bare
 from maieutic.core.neighbourhood import KeptPolicy
 from maieutic.core.trust_region import fisher_product, flatten
+from maieutic.models.adapters import trained_weights
 from maieutic.types import Batch, Outputs
 
 SOME, STEP, TOLERANCE = 16, 0.01, 0.1
@@ -81,7 +82,7 @@ def _try(module: nn.Module, forward: Forward) -> bool:
     before an attention are felt through it alone. In half precision no change of so few weights stands out from the
     rounding, and a kernel has to say it itself.
     """
-    trainable: list[Tensor] = [weight for weight in module.parameters() if weight.requires_grad]
+    trainable: list[Tensor] = list(trained_weights(module).values())
     some = sorted(trainable, key=lambda weight: weight.numel())[:SOME]
     if not some:
         return False

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from maieutic.backends.local.check import forward_for
 from maieutic.backends.local.evaluate import Forward
+from maieutic.backends.local.switched import forward_of
 from maieutic.backends.local.trunk import bare
 from maieutic.core.following import Following
 from maieutic.errors import ConfigError, DataError, ModelError, RunError
@@ -24,13 +25,16 @@ from maieutic.types import Batch
 
 
 class LocalScorer:
-    """Log-probs under a model that is not trained; see `maieutic.protocols.Scorer`."""
+    """Log-probs under a model that is not trained; see `maieutic.protocols.Scorer`.
+
+    It may be an adapter beside a policy (`maieutic.models.adapters`), which is left alone.
+    """
 
     def __init__(self, model: CausalModel, *, micro_batch_tokens: int = 16384) -> None:
         self.model = model
         self.micro_batch_tokens = micro_batch_tokens
         model.module.eval()
-        self.forward = forward_for(model.module)
+        self.forward = forward_of(model)
 
     def logprobs(self, batch: Batch) -> Tensor:
         """`[B, T]` nats at the batch's temperature, 0 off the mask."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from maieutic.backends.local.attention import Layout, Unservable, plugged
+from maieutic.models.lora import quick
 
 
 class Trunk:
@@ -22,10 +23,11 @@ class Trunk:
         self.body: nn.Module = body
         self.head: nn.Module = head
         self.config = base.config
+        self.module = module
 
     def hidden(self, tokens: Tensor, positions: Tensor, layout: Layout) -> Tensor:
         """Last hidden states `[N, E]` of flat `tokens` at `positions`, both `[N]`."""
-        with plugged(self.config, layout):
+        with plugged(self.config, layout), quick(self.module):
             out = self.body(
                 input_ids=tokens[None],
                 attention_mask=torch.ones_like(tokens)[None],  # unread, but some modules warn without one
