@@ -26,7 +26,7 @@ LEVELS = [
     {"config"},
     {"run"},
     {"report"},
-    {"compare"},
+    {"compare", "forecast"},
     {"cli"},
     {"__main__"},
 ]

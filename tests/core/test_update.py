@@ -121,7 +121,7 @@ def test_steps_is_how_many_optimiser_steps_a_batch_makes_at_most(options, steps)
 def test_passes_is_how_often_a_row_goes_through_the_model():
     assert update.sgd().passes == 1.0
     assert update.sgd(epochs=3, minibatches=4).passes == 3.0  # in parts or not: each row once an epoch
-    assert update.refit(epochs=2).passes == 2.0
+    assert (update.refit(epochs=2, rows=32).passes, update.refit(epochs=2, rows=32).rows) == (2.0, 32)
     assert update.refit(steps=40).passes is None  # as often as 40 batches are more than there are rows
     # a gradient, 10 products with the Fisher matrix of two passes each, and the search: 1 + 20 + 1
     assert trust_region(cg_iterations=10).passes == 22.0

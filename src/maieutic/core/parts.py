@@ -277,11 +277,13 @@ class Update(Part):
     schedule anew itself). With one, each row meets the policy that the batch began with, so the old policy is the
     present one and `old_logprobs` need no pass of their own (unless the update `needs` them). One that `uses_optimiser`
     steps as the learner's does. `passes`: how often a row goes forward and backward, about; None where that depends.
+    `rows`: of an optimiser step, at most, where the update says so itself.
     """
 
     steps: int | None = 1
     uses_optimiser: bool = True
     passes: float | None = 1.0
+    rows: int | None = None
 
     def __call__(self, learner: Learner, batch: Batch, algorithm: Algorithm) -> dict[str, float]:
         return self.function(learner, batch, algorithm)
@@ -351,9 +353,7 @@ class Algorithm:
 
 
 def _written(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(getattr(value, "__name__", value))
+    return f"{value:g}" if isinstance(value, float) else str(getattr(value, "__name__", value))
 
 
 def _labelled(kind: Any, factory: Callable[P, Any]) -> Callable[P, Any]:

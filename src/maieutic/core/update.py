@@ -109,7 +109,8 @@ def refit(
     label = f"refit({how}, rows={rows}{'' if restart else ', restart=False'})"
     needed = frozenset({"restart"}) if restart else frozenset[str]()
     passes = float(epochs) if steps is None else None
-    return Update(label, run, requires=needed, memory=(rounds,) if growth != 1.0 else (), steps=None, passes=passes)
+    memory = (rounds,) if growth != 1.0 else ()
+    return Update(label, run, requires=needed, memory=memory, steps=None, passes=passes, rows=rows)
 
 
 def _split(batch: Batch, parts: int, seed: str) -> Iterator[Tensor]:

@@ -1,0 +1,1 @@
+"""Before a run starts: what it will take of memory and time."""

@@ -1,0 +1,206 @@
+"""What training takes of memory, by formulas from a model's sizes and from lengths. Bytes everywhere.
+
+weights       4 for each number in float32, trained or frozen
+gradients     as much as the trained weights, while an update goes on
+optimiser     AdamW: two moments, 8 for each trained number; Muon: one, 4 for each number of its matrices
+activations   what the forward pass keeps for the backward pass, see `activations`
+logits        those that are held for the backward pass, and the gradient of a piece of them, see `logits`
+
+`N` tokens that are fed · `M` predictions · `R` rows, which see `C` keys in all: prompts once for each row ·
+`E, Q, K, F, V` as in `sizes`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from maieutic.backends.local.evaluate import CHUNK, HELD, PIECE, ROWS
+from maieutic.forecast.sizes import Sizes, Weight
+
+#: What the optimiser keeps beside moments: AdamW counts its steps for each tensor, in four bytes.
+COUNTER = 4
+
+#: Tensors of the size of the sampler's logits: it draws by cumulated probabilities of scaled ones.
+DRAWN_AT_ONCE = 3
+
+#: Scores that are kept where attention writes them out, each in so many forms.
+WRITTEN_OUT = 2
+
+#: Numbers of a layer's hidden states that are there at once in a forward pass that keeps nothing, in widths: the
+#: residual stream, its norm, and what comes out.
+PASSING = 4
+
+#: Bytes that Python keeps of a token of a rollout (its id, its mark, its log-prob), and of a batch (`Batch`, padded).
+ROLLOUT_TOKEN, BATCH_TOKEN = 76, 40
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Something that takes memory: `Item("activations", 10**9, key="micro_batch_tokens")`.
+
+    `key` is the setting that makes it smaller, where there is one.
+    """
+
+    what: str
+    bytes: int
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is there all the time, and what a phase needs beside it."""
+
+    standing: tuple[Item, ...]
+    phases: dict[str, tuple[Item, ...]] = field(default_factory=dict)
+
+    def peak(self, phase: str) -> int:
+        """Bytes while that phase goes on."""
+        return sum(item.bytes for item in (*self.standing, *self.phases[phase]))
+
+    @property
+    def highest(self) -> str:
+        """The phase that needs most."""
+        return max(self.phases, key=self.peak)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What a micro-batch sends through the model.
+
+    >>> Pass(tokens=64, rows=4, context=96, masked=864, predictions=40)      # see `micro_batch`
+
+    `context`: keys that rows see, their prompts and themselves, over all rows; 0 where a prompt is part of its row.
+    `masked`: queries times keys, of which a mask says who sees whom.
+    `heads`: logits are made of every token, not of predictions only.
+    """
+
+    tokens: int
+    rows: int
+    context: int
+    masked: int
+    predictions: int
+    heads: bool = False
+
+
+def gradients(weights: Iterable[Weight]) -> int:
+    """One for each trained number, in its own precision."""
+    return sum(weight.bytes for weight in weights if weight.trained)
+
+
+def optimiser_state(weights: Iterable[Weight], kind: str) -> int:
+    """After the first step. `kind` is "adamw", or "muon": hidden matrices by Muon, the rest by AdamW."""
+    total = 0
+    for weight in (w for w in weights if w.trained):
+        by_muon = weight.hidden and MUON[kind]
+        total += weight.bytes if by_muon else 2 * weight.bytes + COUNTER
+    return total
+
+
+#: Whether an optimiser of that kind takes the hidden matrices by Muon.
+MUON = {"adamw": False, "muon": True}
+
+
+def orthogonalising(weights: Iterable[Weight], kind: str) -> int:
+    """What Muon needs while it steps: Newton-Schulz keeps some four bfloat16 matrices of the shape of the largest."""
+    matrices = [w.numbers for w in weights if w.trained and w.hidden and MUON[kind]]
+    return 4 * 2 * max(matrices, default=0)
+
+
+def rows_at_once(budget: int, prompt: int, completion: int, siblings: int) -> tuple[int, int]:
+    """How many prompts and rows of each a micro-batch has: `packing.split` on groups that are all alike.
+
+    Whole groups where they fit; else as many rows of one group as fit, at least one.
+
+    >>> rows_at_once(1000, 40, 60, 4)      # a group is 40 + 4 * 60 = 280 tokens: three whole groups
+    (3, 4)
+    >>> rows_at_once(200, 40, 60, 4)       # (200 - 40) // 60 = 2 rows of one group
+    (1, 2)
+    """
+    whole = prompt + siblings * completion
+    if whole <= budget:
+        return budget // whole, siblings
+    return 1, min(siblings, max(1, (budget - prompt) // max(1, completion)))
+
+
+def micro_batch(sizes: Sizes, budget: int, groups: int, prompt: int, completion: int, siblings: int) -> Pass:
+    """The largest micro-batch of a step of `groups` groups that are all alike. The last token is never fed.
+
+    Without the fast engine rows are padded and whole, and a large vocabulary lowers the budget (`PaddedForward`).
+    """
+    if not sizes.plugged:
+        budget = min(budget, max(512, 2 * HELD // sizes.vocabulary))
+        length = prompt + completion
+        rows = min(groups * siblings, max(1, budget // length))
+        return Pass(rows * length, rows, 0, 0, rows * completion, heads=True)
+    prompts, each = rows_at_once(budget, prompt, completion, siblings)
+    prompts = min(prompts, groups)
+    rows, fed = prompts * each, completion - 1
+    return Pass(
+        tokens=prompts * prompt + rows * fed,
+        rows=rows,
+        context=rows * (prompt + fed),
+        masked=rows * fed * (prompt + fed),
+        predictions=rows * completion,
+    )
+
+
+def activations(sizes: Sizes, run: Pass) -> int:
+    """Kept for the backward pass, of all layers:
+
+        N · (norms + layers · (q F + 3 Q + 2 K) + ranks) + layers · (2 K · C + masked) + M · E
+
+    A norm keeps two or three numbers for each that it is taken of (`Sizes.norm_kept`), a feed-forward layer four or
+    five for each unit, attention its queries, keys, values and its result, as it comes out and as the next product
+    takes it; an adapter what its first matrix makes. Keys and values are gathered once more for each row of a group,
+    which sees the group's prompt, and where there is a mask it is kept as numbers. Attention that writes its scores
+    out keeps those, too. The last states are kept once more where a token is predicted from them.
+    """
+    token = sizes.norm_kept * sizes.normed + _ranks(sizes)
+    token += sizes.layers * (sizes.mlp_kept * sizes.mlp + 3 * sizes.queries + 2 * sizes.keys)
+    token += WRITTEN_OUT * sizes.layers * sizes.heads * (run.tokens // run.rows) if sizes.eager else 0
+    seen = sizes.layers * (2 * sizes.keys * run.context + run.masked)
+    return sizes.item * (run.tokens * token + seen + run.predictions * sizes.width)
+
+
+def _ranks(sizes: Sizes) -> int:
+    """Numbers between the two matrices of every adapter: of products that are trained and lead to few numbers."""
+    adapters = [p for p in sizes.products if p.trained and p.outer < min(sizes.width, sizes.keys)]
+    return sum(p.outer * p.times for p in adapters) if any(not p.trained for p in sizes.products) else 0
+
+
+def logits(sizes: Sizes, run: Pass) -> tuple[int, int]:
+    """Bytes of the logits that are kept for the backward pass, and of what is there beside them at the peak.
+
+    Up to `evaluate.HELD` of them are kept, and differentiated piece by piece; more are made chunk by chunk, and once
+    more, with their gradient, in the backward pass. Without the fast engine the model makes them of every token, and
+    they have a gradient.
+    """
+    count = run.predictions * sizes.vocabulary
+    whole = 2 * run.tokens * sizes.vocabulary * sizes.item if run.heads else 0
+    if count <= HELD:
+        return sizes.item * count, sizes.item * min(count, _piece(sizes.vocabulary, PIECE)) + whole
+    return 0, 2 * sizes.item * _piece(sizes.vocabulary, CHUNK) + whole
+
+
+def _piece(vocabulary: int, wanted: int) -> int:
+    """Logits that are made at once: see `evaluate._in_chunks`."""
+    return max(1, min(HELD, max(wanted, ROWS * vocabulary)) // vocabulary) * vocabulary
+
+
+def passing(sizes: Sizes, run: Pass) -> int:
+    """What a forward pass has at once that keeps nothing: one layer's states, and a chunk of logits."""
+    layer = PASSING * sizes.width + max(3 * sizes.mlp, 3 * sizes.queries + 2 * sizes.keys)
+    scored = sizes.item * min(run.predictions * sizes.vocabulary, _piece(sizes.vocabulary, CHUNK))
+    whole = run.tokens * sizes.vocabulary * sizes.item if run.heads else 0
+    return sizes.item * (run.tokens * layer + 2 * sizes.keys * run.context + run.masked) + max(scored, whole)
+
+
+def drawing(sizes: Sizes, rows: int) -> int:
+    """Logits of the rows that are written together, and what drawing from them takes."""
+    return DRAWN_AT_ONCE * 4 * rows * sizes.vocabulary
+
+
+def rollouts(rows: int, length: int) -> int:
+    """A step's rollouts of so many tokens as Python keeps them, and its batch."""
+    return rows * length * (ROLLOUT_TOKEN + BATCH_TOKEN)

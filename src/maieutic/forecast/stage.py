@@ -1,0 +1,264 @@
+"""A stage in numbers: what a config says of it that memory and time depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from maieutic.config import Config, StageConfig
+from maieutic.core.parts import Algorithm
+from maieutic.errors import ConfigError
+from maieutic.forecast.sizes import Sizes, Weight, sizes_of
+from maieutic.models.causal import parameter_count
+from maieutic.models.find import holds
+from maieutic.models.lora import LoRA
+from maieutic.models.outline import chat_of, outline, small_outline
+from maieutic.protocols import Chat, Taskset
+from maieutic.run.build import corpus
+from maieutic.run.frozen import reads_reference
+from maieutic.run.tasksets import Tasksets
+from maieutic.sources import demonstration, recorded
+
+#: Tasks whose prompts and solutions are read to know how long they are, spread over the taskset.
+LOOKED_AT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Tokens of prompts and completions, on average and at most."""
+
+    prompt: float
+    longest_prompt: int
+    completion: float
+    longest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Models beside the policy, in bytes, and what scores a batch.
+
+    scorers   (sizes, whether logits are made) of every forward pass over a step's batch before its update.
+    top       candidates that a teacher keeps for each token.
+    """
+
+    reference: int = 0
+    teacher: int = 0
+    critic: tuple[Weight, ...] = ()
+    critic_buffers: int = 0
+    restart: int = 0
+    scorers: tuple[tuple[Sizes, bool], ...] = ()
+    separate: Sizes | None = None
+    top: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An evaluation: `problems` with `samples` each and a greedy one, so many `times` and after `every` so many steps
+    (0: never)."""
+
+    name: str
+    problems: int
+    samples: int
+    lengths: Lengths
+    times: float = 1.0
+    every: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StageInputs:
+    """What is known of a stage before it starts.
+
+    groups, siblings   rows of a step: tasks, and rollouts (or demonstrations) of each.
+    samples            whether the policy writes them. `share`: in which share of the steps.
+    refills            rounds of drawing again that a step may have, for groups that carry no signal.
+    steps              None where its `budget` (what is spent, how much of it) must tell, or nobody can.
+    counted            parameters by which costs are counted, embeddings left out.
+    passes             how often a row goes through the model in an update; None where that depends.
+    optimiser_steps    of one step; None where that depends.
+    together           rows of one of them.
+    """
+
+    name: str
+    algorithm: str
+    sizes: Sizes
+    lengths: Lengths
+    groups: int
+    siblings: int
+    samples: bool
+    steps: int | None
+    passes: float | None
+    optimiser_steps: int | None
+    optimiser: str
+    max_rows: int
+    micro_batch_tokens: int
+    cache_bytes: int
+    together: int
+    device: str = "cpu"
+    budget: tuple[str, float] | None = None
+    counted: int = 0
+    share: float = 1.0
+    refills: int = 0
+    overlap: bool = False
+    beside: Beside = Beside()
+    evaluations: tuple[Asked, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Rollouts of a step."""
+        return self.groups * self.siblings
+
+    def at_length(self, mean: float | None, share: float = 1.0) -> StageInputs:
+        """The same with completions of `mean` tokens, or of a share of the longest that they may be, where the policy
+        writes them: data are as long as they are."""
+
+        def told(lengths: Lengths) -> Lengths:
+            return replace(lengths, completion=min(share * lengths.longest if mean is None else mean, lengths.longest))
+
+        asked = tuple(replace(each, lengths=told(each.lengths)) for each in self.evaluations)
+        return replace(self, lengths=told(self.lengths) if self.samples else self.lengths, evaluations=asked)
+
+
+class Models:
+    """The outlines of a config's models, each made once, and the chat of the policy."""
+
+    def __init__(self, config: Config, tasksets: Tasksets) -> None:
+        self.config = config
+        self.known: dict[tuple[str, str, bool], Sizes] = {}
+        small = config.model.small
+        lora = None if config.model.lora is None else LoRA(**config.model.lora.model_dump())
+        if small is None:
+            source, revision = str(config.model.path), config.model.revision
+            self.chat: Chat = chat_of(source, config.model.template, revision)
+            given = None if holds(source, "adapter_config.json") else lora
+            module = outline(source, lora=given, revision=revision)
+        else:
+            from maieutic.models.chat import chat_format
+            from maieutic.models.small import SmallModel, small_tokenizer
+
+            tokenizer = small_tokenizer(
+                small.context, corpus(config, tasksets), tokenizer=small.tokenizer, min_count=small.min_count,
+                vocabulary_size=small.vocabulary_size, extra_words=small.extra_words,
+            )  # fmt: skip
+            self.chat = chat_format(tokenizer, config.model.template)
+            module = small_outline(SmallModel(**small.shape), tokenizer, lora=lora)
+        self.policy = sizes_of(module)
+        self.counted = parameter_count(module)
+        self.adapter = hasattr(module, "peft_config")
+
+    def other(self, path: str, dtype: str = "float32", revision: str | None = None, *, critic: bool = False) -> Sizes:
+        """A model beside the policy. A critic has the policy's adapter settings."""
+        key = (path, dtype, critic)
+        if key not in self.known:
+            lora = self.config.model.lora if critic and not holds(path, "adapter_config.json") else None
+            made = None if lora is None else LoRA(**lora.model_dump())
+            self.known[key] = sizes_of(
+                outline(path, lora=made, dtype=_precision(dtype, self.config), revision=revision)
+            )
+        return self.known[key]
+
+
+def _precision(dtype: str, config: Config) -> torch.dtype:
+    """As `load_causal` understands it."""
+    if dtype == "auto":
+        return torch.float32 if torch.device(config.device).type == "cpu" else torch.bfloat16
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype):
+        raise ConfigError(f'got dtype {dtype!r}; expected "auto" or the name of a torch dtype, such as "float32"')
+    return found
+
+
+def prompt_lengths(chat: Chat, taskset: Taskset) -> tuple[float, int]:
+    """Tokens of the prompts of some tasks, on average and at most."""
+    found = [len(chat.prompt(task.prompt)) for task in _some(taskset)]
+    return sum(found) / len(found), max(found)
+
+
+def shown_lengths(chat: Chat, taskset: Taskset, siblings: int) -> Lengths:
+    """Tokens of demonstrations or preferences: what is shown is known before anything is run."""
+    shown = [
+        demonstration(task, text, chat, taskset.tool)
+        for task in _some(taskset)
+        for text, _ in recorded(siblings).texts(task)
+    ]
+    prompts = [rollout.prompt_length for rollout in shown]
+    completions = [len(rollout.tokens) - rollout.prompt_length for rollout in shown]
+    means = [sum(lengths) / len(lengths) for lengths in (prompts, completions)]
+    return Lengths(means[0], max(prompts), means[1], max(completions))
+
+
+def _some(taskset: Taskset) -> Sequence[Any]:
+    step = max(1, len(taskset) // LOOKED_AT)
+    return [taskset[index] for index in range(0, len(taskset), step)]
+
+
+def beside_of(stage: StageConfig, algorithm: Algorithm, models: Models) -> Beside:
+    """The models beside the policy of a stage, and the passes over its batch before the update."""
+    policy = models.policy
+    scorers = [(policy, True)] if "old_logprobs" in algorithm.asks else []
+    reference = teacher = top = 0
+    if reads_reference(algorithm):
+        scored, reference = _reference(stage, models)
+        scorers.append((scored, True))
+    if stage.teacher is not None:
+        sizes = models.other(stage.teacher.path, stage.teacher.dtype, stage.teacher.revision)
+        teacher, top = sizes.bytes(), stage.teacher.candidates or sizes.vocabulary
+        scorers.append((sizes, True))
+    head, separate = _critic(stage, models)
+    if separate is not None:
+        scorers.append((separate, False))
+    elif head and algorithm.asks & {"old_values", "final_values"}:
+        scorers.append((policy, False))
+    own = separate.weights if separate is not None else ()
+    return Beside(
+        reference=reference,
+        teacher=teacher,
+        critic=(*own, *head),
+        critic_buffers=0 if separate is None else separate.buffers,
+        restart=policy.bytes(True) if "restart" in algorithm.requires else 0,
+        scorers=tuple(scorers),
+        separate=separate,
+        top=top if any(column.startswith("teacher_top") for column in algorithm.asks) else 0,
+    )
+
+
+def _reference(stage: StageConfig, models: Models) -> tuple[Sizes, int]:
+    """What scores, and what is kept of it: a model of its own, a copy, a second adapter, or nothing at all (a fresh
+    adapter, switched off, is the reference)."""
+    spec, policy = stage.reference, models.policy
+    if spec is not None and spec.path is not None:
+        other = models.other(spec.path, revision=spec.revision)
+        return other, other.bytes()
+    moves = spec is not None and spec.kind == "following"
+    loaded = models.config.model.path is not None and holds(models.config.model.path, "adapter_config.json")
+    if models.adapter:
+        return policy, policy.bytes(True) if moves or loaded else 0
+    return policy, policy.bytes()
+
+
+def _critic(stage: StageConfig, models: Models) -> tuple[tuple[Weight, ...], Sizes | None]:
+    """The weights of a critic's head, and the model of a separate one, whose language-model head is not trained."""
+    spec = stage.critic
+    if spec is None:
+        return (), None
+    separate = None
+    if spec.kind == "separate":
+        separate = models.policy if spec.path is None else models.other(spec.path, critic=True)
+        separate = _without_head(separate)
+    width, hidden = (separate or models.policy).width, spec.hidden
+    shapes = [(hidden, width), (hidden,), (1, hidden), (1,)] if hidden else [(1, width), (1,)]
+    head = [torch.Size(shape).numel() for shape in shapes]
+    return tuple(Weight(n, 4 * n, True, tuple(s)) for n, s in zip(head, shapes, strict=True)), separate
+
+
+def _without_head(sizes: Sizes) -> Sizes:
+    """A model whose language-model head is frozen where it is a matrix of its own: values do not come of it."""
+    shape = (sizes.head.outer, sizes.head.inner)
+    heads = [w for w in sizes.weights if w.shape == shape]
+    if len(heads) < 2:  # tied: it is the embedding, too
+        return sizes
+    last = next(index for index in reversed(range(len(sizes.weights))) if sizes.weights[index].shape == shape)
+    weights = tuple(replace(w, trained=False) if i == last else w for i, w in enumerate(sizes.weights))
+    return replace(sizes, weights=weights)
