@@ -20,6 +20,7 @@ from maieutic.backends.local.cache import Admission
 from maieutic.backends.local.decoder import Decoder, OrdinaryDecoder, SlotDecoder
 from maieutic.backends.local.evaluate import Forward, PackedForward, PaddedForward
 from maieutic.backends.local.packing import pack_tokens
+from maieutic.backends.local.segments import serves
 from maieutic.backends.local.trunk import Trunk, bare
 
 log = logging.getLogger("maieutic.backends.local")
@@ -180,7 +181,7 @@ def _packed(trunk: Trunk, rows: list[tuple[list[int], list[int]]], calls: list[i
         stop = len(prompt) + len(completion)
         tokens[row, :stop] = torch.tensor(prompt + completion)
         mask[row, len(prompt) : stop] = True
-    packed = pack_tokens(tokens, mask)
+    packed = pack_tokens(tokens, mask, segments=serves(next(trunk.head.parameters())))
     assert packed is not None, "every row has a completion"
     hidden = trunk.hidden(packed.tokens, packed.positions, _Counted(packed.layout, calls))
     return trunk.logits(hidden[packed.sources])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from maieutic.backends.local.packing import Packed, pack_tokens, split, split_padded
+from maieutic.backends.local.segments import serves
 from maieutic.backends.local.trunk import Trunk, bare
 from maieutic.clock import count
 from maieutic.models.causal import likeliest
@@ -79,7 +80,7 @@ class PackedForward:
 
     def outputs(self, batch: Batch, entropy: bool, value_head: nn.Module | None = None) -> Outputs:
         """See `Forward`."""
-        packed = pack_tokens(batch.tokens, batch.mask)
+        packed = self._pack(batch)
         if packed is None:
             return _nothing(batch, entropy, value_head)
         hidden = self._hidden(packed)
@@ -90,7 +91,7 @@ class PackedForward:
 
     def values(self, batch: Batch, value_head: nn.Module) -> Tensor:
         """See `Forward`."""
-        packed = pack_tokens(batch.tokens, batch.mask)
+        packed = self._pack(batch)
         if packed is None:
             return _zeros(batch)
         states = self._hidden(packed).index_select(0, packed.sources)
@@ -98,7 +99,7 @@ class PackedForward:
 
     def top(self, batch: Batch, k: int, vocabulary: int) -> tuple[Tensor, Tensor]:
         """See `Forward`."""
-        packed = pack_tokens(batch.tokens, batch.mask)
+        packed = self._pack(batch)
         if packed is None:
             return _no_candidates(batch, k)
         states = self._hidden(packed).index_select(0, packed.sources)
@@ -106,10 +107,13 @@ class PackedForward:
 
     def logits(self, batch: Batch, at: Tensor) -> Tensor:
         """See `Forward`."""
-        packed = pack_tokens(batch.tokens, batch.mask)
+        packed = pack_tokens(batch.tokens, batch.mask)  # in blocks: whoever asks may differentiate twice
         assert packed is not None, "there is a chosen token to compare at"
         hidden = self._hidden(packed)
         return self.trunk.logits(hidden.index_select(0, packed.sources[at[packed.rows, packed.columns]]))
+
+    def _pack(self, batch: Batch) -> Packed | None:
+        return pack_tokens(batch.tokens, batch.mask, segments=serves(next(self.trunk.head.parameters())))
 
     def _hidden(self, packed: Packed) -> Tensor:
         count(len(packed.tokens))

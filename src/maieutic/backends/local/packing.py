@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maieutic.backends.local.attention import Block, PackedLayout
+from maieutic.backends.local.segments import Segments, lay_out_segments
 from maieutic.errors import DataError
 from maieutic.types import Batch
 
@@ -33,7 +34,7 @@ class Packed:
 
     tokens: Tensor
     positions: Tensor
-    layout: PackedLayout
+    layout: PackedLayout | Segments
     sources: Tensor
     targets: Tensor
     rows: Tensor
@@ -50,8 +51,11 @@ class Piece:
     """The number of the prompt that it is or follows."""
 
 
-def pack_tokens(row_tokens: Tensor, row_mask: Tensor) -> Packed | None:
-    """The flat form of rows `[B, T]`; None when no token was chosen. Raises `DataError` for a row without prompt."""
+def pack_tokens(row_tokens: Tensor, row_mask: Tensor, *, segments: bool = False) -> Packed | None:
+    """The flat form of rows `[B, T]`; None when no token was chosen. Raises `DataError` for a row without prompt.
+
+    `segments` asks for the layout `Segments` (see `segments.serves`) instead of blocks.
+    """
     tokens, mask = row_tokens.cpu().numpy().astype(np.int64), row_mask.cpu().numpy()
     counts = mask.sum(1)
     if not counts.any():
@@ -71,7 +75,7 @@ def pack_tokens(row_tokens: Tensor, row_mask: Tensor) -> Packed | None:
             prompts.append(Piece(prompt, 0, number))
         of_row[row] = len(completions)
         completions.append(Piece(tokens[row, first[row] : last[row]], int(first[row]), number))
-    layout, starts_p, starts_c = lay_out(prompts, completions)
+    layout, starts_p, starts_c = _arranged(prompts, completions, segments)
     flat = np.empty(sum(len(p.tokens) for p in (*prompts, *completions)), dtype=np.int64)
     positions = np.empty_like(flat)
     for pieces, starts in ((prompts, starts_p), (completions, starts_c)):
@@ -87,6 +91,15 @@ def pack_tokens(row_tokens: Tensor, row_mask: Tensor) -> Packed | None:
     made = (_tensor(x, device) for x in (flat, positions, sources, tokens[rows, columns], rows, columns))
     f, p, s, t, r, c = made
     return Packed(f, p, layout.to(device), s, t, r, c)
+
+
+def _arranged(
+    prompts: Sequence[Piece], completions: Sequence[Piece], segments: bool
+) -> tuple[PackedLayout | Segments, Ints, Ints]:
+    if not segments:
+        return lay_out(prompts, completions)
+    of_prompts, of_completions = ([len(piece.tokens) for piece in pieces] for pieces in (prompts, completions))
+    return lay_out_segments(of_prompts, of_completions, [piece.prompt for piece in completions])
 
 
 def lay_out(prompts: Sequence[Piece], completions: Sequence[Piece]) -> tuple[PackedLayout, Ints, Ints]:

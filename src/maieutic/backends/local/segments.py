@@ -1,0 +1,208 @@
+"""Attention of packed rows without a mask, a pad or a gathered key: for learning on a CPU.
+
+The flat sequence holds each prompt with its completions behind it. Every token sees what is before it in its own
+segment (a prompt, a completion, or a prompt with its only completion), and completions that share a prompt see that
+prompt whole:
+
+    o = (e^a o_own + e^b o_prompt) / (e^a + e^b)        a, b  the logsumexp of its scores over either part's keys
+
+Both parts are slices of the flat sequence, given to PyTorch's kernel where they lie: all queries of a group at once
+over their prompt's keys, and each completion causally over itself. The kernel's backward pass takes the result and its
+logsumexp; given those of both parts together, the gradients of either part are those of the whole.
+
+The gradient cannot be differentiated again. `attention.PackedLayout` serves where that is asked, on other devices, and
+in half precision, where parts that were rounded before they are put together are further off than the whole.
+
+    `N` tokens of the flat sequence · `H` query heads · `K` key-value heads · `D` size of a head
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
+
+Ints = NDArray[np.int64]
+
+TOGETHER = 64
+"""Neighbouring segments of so many tokens in all are attended to in one call, with a mask: a call costs as much as the
+arithmetic of some ten tokens."""
+
+
+def serves(weight: Tensor) -> bool:
+    """Whether a model with such a weight learns through `Segments`."""
+    return weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring segments in one call: `rows` of `width` tokens from `start` on, each causal; with `mask [width,
+    width]` (0 or -inf) one row of several segments."""
+
+    start: int
+    rows: int
+    width: int
+    mask: Tensor | None = None
+
+    def slice(self, flat: Tensor) -> Tensor:
+        """`[N, heads, …]` → its own, `[rows, heads, width, …]`: a view."""
+        own = flat[self.start : self.start + self.rows * self.width]
+        return own.unflatten(0, (self.rows, self.width)).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Completions `start:stop` of the prompt `first:start`, which all of them see whole."""
+
+    first: int
+    start: int
+    stop: int
+
+    def keys(self, flat: Tensor) -> Tensor:
+        """`[N, heads, …]` → the prompt's, `[1, heads, start - first, …]`: a view."""
+        return flat[self.first : self.start].transpose(0, 1)[None]
+
+    def queries(self, flat: Tensor) -> Tensor:
+        """`[N, heads, …]` → the completions', `[1, heads, stop - start, …]`: a view."""
+        return flat[self.start : self.stop].transpose(0, 1)[None]
+
+
+@dataclass(frozen=True)
+class Segments:
+    """A layout, see `attention.Layout`: `runs` cover the flat sequence, `shared` are prompts of several completions."""
+
+    runs: tuple[Run, ...]
+    shared: tuple[Shared, ...]
+
+    def to(self, device: torch.device) -> Segments:
+        """The same layout; what it holds is on the CPU, where alone it is used."""
+        assert device.type == "cpu", f"got {device}; packed rows of other devices are laid out in blocks"
+        return self
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:  # noqa: ARG002
+        """See `attention.Layout`."""
+        size, width = query.shape[-1], value.shape[-1]
+        if size != width:  # the kernel knows one size; zeros change neither scores nor what is read
+            query, key, value = (pad(x, (0, max(size, width) - x.shape[-1])) for x in (query, key, value))
+        query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
+        return _Attention.apply(query, key, value, self, scaling)[..., :width]
+
+
+class _Attention(torch.autograd.Function):
+    """Queries `[N, H, D]`, keys and values `[N, K, D]` of `Segments` → `[N, H, D]`."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Segments, scale: float) -> Tensor:
+        out = query.new_empty(query.shape)
+        total = query.new_empty(query.shape[:2])
+        for run in layout.runs:
+            found, mass = _flash(
+                *map(run.slice, (query, key, value)), 0.0, run.mask is None, **_options(run, query, scale)
+            )
+            run.slice(out).copy_(found)
+            run.slice(total).copy_(mass)
+        for each in layout.shared:
+            found, mass = _flash(each.queries(query), each.keys(key), each.keys(value), 0.0, False, scale=scale)
+            own, of_own = each.queries(out), each.queries(total)
+            own.lerp_(found, (mass - of_own).sigmoid_()[..., None])
+            of_own.copy_(torch.logaddexp(of_own, mass))
+        ctx.save_for_backward(query, key, value, out, total)
+        ctx.layout, ctx.scale = layout, scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, out, total = ctx.saved_tensors
+        slope = slope if slope.stride(-1) == 1 else slope.contiguous()
+        to_query, to_key, to_value = (x.new_empty(x.shape) for x in (query, key, value))
+        for run in ctx.layout.runs:
+            own = map(run.slice, (slope, query, key, value, out, total))
+            found = _flash_backward(*own, 0.0, run.mask is None, **_options(run, query, ctx.scale))
+            for place, part in zip((to_query, to_key, to_value), found, strict=True):
+                run.slice(place).copy_(part)
+        for each in ctx.layout.shared:
+            asked, seen = each.queries, each.keys
+            given = (asked(slope), asked(query), seen(key), seen(value), asked(out), asked(total))
+            found = _flash_backward(*given, 0.0, False, scale=ctx.scale)
+            for place, part in zip((asked(to_query), seen(to_key), seen(to_value)), found, strict=True):
+                place.add_(part)
+        return to_query, to_key, to_value, None, None
+
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+
+
+def _options(run: Run, query: Tensor, scale: float) -> dict[str, Any]:
+    return {"attn_mask": None if run.mask is None else run.mask.to(query.dtype)[None, None], "scale": scale}
+
+
+def lay_out_segments(
+    prompts: Sequence[int], completions: Sequence[int], owners: Sequence[int]
+) -> tuple[Segments, Ints, Ints]:
+    """The layout of prompts and completions of so many tokens each, and where each starts in the flat sequence.
+
+    `owners` say which prompt each completion follows; a completion may be empty, a prompt may not.
+    """
+    starts_p, starts_c = np.zeros(len(prompts), np.int64), np.zeros(len(completions), np.int64)
+    members: list[list[int]] = [[] for _ in prompts]
+    for number, owner in enumerate(owners):
+        if completions[number]:
+            members[owner].append(number)
+    at = 0
+    lengths: list[int] = []
+    shared: list[Shared] = []
+    for prompt, own in enumerate(members):
+        own.sort(key=lambda number: completions[number])  # rows of one length are one call
+        starts_p[prompt] = at
+        begin = at + prompts[prompt]
+        for number in own:
+            starts_c[number] = begin
+            begin += completions[number]
+        if len(own) > 1:
+            lengths += [prompts[prompt], *(completions[number] for number in own)]
+            shared.append(Shared(at, at + prompts[prompt], begin))
+        else:  # causal from its first token to its last
+            lengths.append(begin - at)
+        at = begin
+    return Segments(tuple(_runs(lengths)), tuple(shared)), starts_p, starts_c
+
+
+def _runs(lengths: Iterable[int]) -> Iterable[Run]:
+    """The calls that attend to segments of these lengths, which follow one another."""
+    at = 0
+    waiting: list[int] = []
+
+    def together() -> Iterable[Run]:
+        if len(set(waiting)) > 1:
+            yield Run(at - sum(waiting), 1, sum(waiting), _mask(waiting))
+        elif waiting:
+            yield Run(at - sum(waiting), len(waiting), waiting[0])
+        waiting.clear()
+
+    for width, same in groupby(lengths):
+        rows = len(list(same))
+        if sum(waiting) + rows * width > TOGETHER:
+            yield from together()
+        if rows * width > TOGETHER:
+            yield Run(at, rows, width)
+        else:
+            waiting.extend([width] * rows)
+        at += rows * width
+    yield from together()
+
+
+def _mask(widths: Sequence[int]) -> Tensor:
+    """`[n, n]`, 0 where a token of segments so wide sees another (before it, in its own segment), -inf elsewhere."""
+    own = torch.repeat_interleave(torch.arange(len(widths)), torch.tensor(widths))
+    seen = (own[:, None] == own[None, :]).tril()
+    return torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)
