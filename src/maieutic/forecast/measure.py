@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import torch
 
 from maieutic.backends.local import peak
+from maieutic.run.memory import peak_resident
 
 #: Rows and sides of a product beyond which its rate is that of these.
 MOST_ROWS, MOST_SIDE = 1024, 4096
@@ -101,6 +100,9 @@ def _granted(folder: Path = Path("/sys/fs/cgroup")) -> list[int]:
 
 
 def resident() -> int:
-    """Bytes that this process had at most so far."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Bytes of memory that this process has now, where Linux says; else the most that it has had."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return peak_resident()
+    return pages * os.sysconf("SC_PAGE_SIZE")

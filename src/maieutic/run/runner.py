@@ -40,6 +40,8 @@ from maieutic.run.build import (
 )
 from maieutic.run.checkpoints import Checkpoint, Checkpoints
 from maieutic.run.directory import RunDirectory
+from maieutic.run.frozen import check_adapters
+from maieutic.run.memory import with_memory
 from maieutic.run.overlap import cores_of
 from maieutic.run.setup import Setup, set_up
 from maieutic.run.store import Store
@@ -111,6 +113,7 @@ class Runner:
             newest = self._rewind(names)
             self._note_beginning(names, newest)
             self.peak = machine_peak(self.store, names[0], self.backend.device)
+            check_adapters(self.config)
             model = self.first = start_model(self.config, self.tasksets, self.directory.path / "start")
             check_labels(self.config, model)
             begin = 0 if newest is None else names.index(newest.stage)
@@ -215,7 +218,7 @@ class Runner:
         with listening(FORWARD * setup.parameters, finish=finish) as heard:
             times = Times(heard, self.peak)
             for made in setup.train(spending.steps, done):
-                step = times.add(spending.add(made))
+                step = with_memory(times.add(spending.add(made)), self.backend.device)
                 seconds = time.perf_counter() - clock
                 self._store_step(stage, step, seconds, setup.source.state(), setup.source.samples)
                 self.watch.step(stage.name, step, seconds)

@@ -37,8 +37,8 @@ from maieutic.types import Step
 if TYPE_CHECKING:
     import torch
 
-#: Beginnings of the names of these metrics.
-TIMES = ("time/", "beside/", "rate/")
+#: Beginnings of the names of what is no result: these metrics, and those of `memory`.
+TIMES = ("time/", "beside/", "rate/", "memory/")
 
 #: The phases of which rates are told, by the name under which they are.
 RATED = {"prefill": "sampling/prefill", "decode": "sampling/decode", "annotate": "annotate", "update": "update"}
