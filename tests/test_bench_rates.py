@@ -9,9 +9,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from benchmarks import _long_run as long_run
 from benchmarks import rollout as rollout_benchmark
+from benchmarks import scaling as scaling_benchmark
 from benchmarks import update as update_benchmark
 from benchmarks._clock import best_in_turn
+from benchmarks._memory import slope, training
 from benchmarks._operations import (
     Lengths,
     Operations,
@@ -31,6 +34,7 @@ from benchmarks._shapes import SIZES, random_model
 from maieutic.algorithms import grpo
 from maieutic.backends.local import LocalLearner, Optimiser
 from maieutic.backends.local.evaluate import PaddedForward
+from maieutic.run.store import Store
 
 #: Two layers of width 8 with 2 query heads and 1 key-value head of size 4, a feed-forward of 16, 10 tokens.
 TINY = {
@@ -235,3 +239,80 @@ def test_updates_are_measured(tmp_path, capsys):
     assert point["packed"]["share_of_peak"] > 0
     row = f"| tiny | 8 | 64 | ≤ 16 | 16384 | {point['prompt_share']:.2f} | "
     assert row in capsys.readouterr().out
+
+
+# ---- what grows
+
+
+def test_a_made_up_run_is_gone_on_with_and_read(tmp_path):
+    folder, said = tmp_path / "run", []
+    assert long_run.fill(folder, 64, said.append)["written"] == 64
+    assert long_run.fill(folder, 192, said.append)["written"] == 128
+    assert long_run.fill(folder, 192, said.append)["written"] == 0
+    with Store.open_reader(folder / "run.db") as store:
+        assert store.count_rollouts() == 192
+        assert store.metric_names("rl") == sorted(long_run.METRICS)
+        assert len(store.ledger("rl")) == 24
+        (stored,) = store.rollouts(limit=1)
+    made = long_run.made_step(0).groups[0].rollouts[0]
+    assert stored.rollout.tokens == made.tokens
+    assert stored.advantages is not None  # as a run stores them
+    readings = long_run.readings(folder)
+    assert len(readings) == 9
+    for name in ("the run (stages, curves, evaluations)", "a page of 50 rollouts of a step", "maieutic show --step"):
+        readings[name]()
+
+
+def test_the_slope_of_memory_by_hand():
+    assert slope([(step, 1000 + 24 * step) for step in range(0, 100, 5)]) == (24.0, 0.0)
+    # one leap in the middle of ten samples: least squares give 10 · Σ(x - 4.5) over the upper half / Σ(x - 4.5)² =
+    # 10 · 12.5 / 82.5
+    grown, error = slope([(step, 10 * (step >= 5)) for step in range(10)])
+    assert grown == pytest.approx(125 / 82.5)
+    assert 0 < error < grown
+
+
+@pytest.mark.parametrize("engine", ["toy", "local"])
+def test_memory_is_sampled_while_it_trains(engine):
+    made = training(engine, 20, lambda text: None)
+    assert [step for step, _ in made["samples"]] == list(range(1, 21))
+    assert made["last_mib"] == made["samples"][-1][1] / 2**20 > 10
+    assert made["first_mib"] == made["samples"][4][1] / 2**20  # the first fifth does not count
+
+
+def test_the_tables_of_what_grows():
+    rows = [
+        {"siblings": 1, "tokens": 100.0, "rollout_seconds": 2.0, "rollout_gflop": 4.0, "trained_tokens": 50.0,
+         "update_seconds": 5.0, "update_gflop": 10.0},
+        {"siblings": 8, "tokens": 100.0, "rollout_seconds": 1.0, "rollout_gflop": 1.0, "trained_tokens": 50.0,
+         "update_seconds": 4.0, "update_gflop": 5.0},
+    ]  # fmt: skip
+    store = {"rollouts": 1000, "bytes_a_rollout": 1229.6, "written_a_second": None, "slowest_page": 0.954,
+             "pages": {"maieutic show": 0.5, "the report's page": 0.954}}  # fmt: skip
+    memory = {"engine": "toy", "steps": 10_000, "first_mib": 357.54, "last_mib": 357.69, "bytes_a_step": 22.7,
+              "error": 2.1}  # fmt: skip
+    text = scaling_benchmark.table({"siblings": rows, "store": [store], "memory": [memory]})
+    assert "| 1 | 50 | 1.00 | 1.00 | 10 | 1.00 | 1.00 |" in text
+    assert "| 8 | 100 | 0.50 | 0.25 | 12 | 0.80 | 0.50 |" in text
+    assert "| rollouts written a second | – |" in text
+    assert "| the report's page, s | 0.954 |" in text
+    assert "The slowest page takes 0.95 s (to stay below 1)." in text
+    assert "| toy | 10,000 | 357.5 | 357.7 | 23 ± 2 |" in text
+
+
+def test_what_grows_is_measured(tmp_path, capsys):
+    assert scaling_benchmark.main(["--quick", "--parts", "tasks", "--json", str(tmp_path / "made.json")]) == 0
+    made = json.loads((tmp_path / "made.json").read_text())
+    assert [row["tasks"] for row in made["tasks"]] == [100, 10_000]
+    assert made["tasks"][1]["epoch_steps"] == 313
+    assert "**tasks**" in capsys.readouterr().out
+
+
+def test_rollouts_and_updates_of_groups_are_timed_side_by_side():
+    groups, trained = [Lengths(5, (6, 6, 6))] * 2, [Lengths(5, (6, 6))]
+    made = scaling_benchmark.costs(groups, "tiny", repeats=2, most=1.0, trained=trained)
+    assert (made["tokens"], made["trained_tokens"]) == (36, 12)
+    shape = shape_of(random_model(SIZES["tiny"]).module)
+    assert made["rollout_gflop"] == rollout(shape, groups).total / 1e9
+    assert made["update_gflop"] == update(shape, trained).total / 1e9
+    assert min(made["rollout_seconds"], made["update_seconds"]) > 0
