@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from maieutic.backends.local.bags import BagStore
 from maieutic.backends.local.cache import Admission, KeyValues, Store
+from maieutic.backends.local.lean import lean_for
 from maieutic.backends.local.packing import Piece, lay_out
 from maieutic.backends.local.trunk import Trunk
 
@@ -32,6 +33,14 @@ not move the whole store."""
 
 class Decoder(Protocol):
     """Rows in slots `0, 1, …`; a slot is free again when a new row is admitted to it."""
+
+    def begin(self) -> None:
+        """A batch of rows begins; until `end` the weights stay as they are."""
+        ...
+
+    def end(self) -> None:
+        """There are no rows any more; what was made of the weights is given back."""
+        ...
 
     def columns_for(self, prompt: int, room: int, siblings: int) -> int:
         """Columns of the store that a row takes; see `cache.KeyValues`."""
@@ -62,7 +71,10 @@ class Decoder(Protocol):
 
 
 class SlotDecoder:
-    """Decoding through plugged attention. `store` is what keeps keys and values (None: what suits the machine)."""
+    """Decoding through plugged attention, in as few calls as the module allows.
+
+    `store` makes what keeps keys and values (None: what suits the machine).
+    """
 
     def __init__(self, trunk: Trunk, device: torch.device, store: Callable[[], KeyValues] | None = None) -> None:
         self.trunk = trunk
@@ -70,6 +82,17 @@ class SlotDecoder:
         plain = device.type == "cpu" and next(trunk.head.parameters()).dtype == torch.float32
         self.new_store: Callable[[], KeyValues] = store or (BagStore if plain else lambda: Store(device))
         self.store = self.new_store()
+        self.lean = lean_for(trunk)
+
+    def begin(self) -> None:
+        """See `Decoder`."""
+        if self.lean is not None:
+            self.lean.begin()
+
+    def end(self) -> None:
+        """See `Decoder`."""
+        if self.lean is not None:
+            self.lean.end()
 
     def columns_for(self, prompt: int, room: int, siblings: int) -> int:
         """See `Decoder`."""
@@ -95,8 +118,8 @@ class SlotDecoder:
     def decode(self, tokens: Ints, positions: Ints, alive: NDArray[np.bool_]) -> Tensor:
         """See `Decoder`."""
         at = np.minimum(positions, positions[alive].max())
-        hidden = self.trunk.hidden(self._put(tokens), self._put(at), self.store.decode(at, alive))
-        return self.trunk.logits(hidden)
+        body = self.lean or self.trunk
+        return body.logits(body.hidden(self._put(tokens), self._put(at), self.store.decode(at, alive)))
 
     def move(self, sources: Ints, targets: Ints, columns: int) -> None:
         """See `Decoder`."""
@@ -156,6 +179,12 @@ class OrdinaryDecoder:
         self.module = module
         self.device = device
         self.families: list[_Siblings] = []
+
+    def begin(self) -> None:
+        """See `Decoder`: nothing is made of the weights."""
+
+    def end(self) -> None:
+        """See `Decoder`."""
 
     def columns_for(self, prompt: int, room: int, siblings: int) -> int:  # noqa: ARG002
         """See `Decoder`."""

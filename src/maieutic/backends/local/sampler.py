@@ -117,6 +117,7 @@ class LocalSampler:
         """Admit, decode, finish, until nobody waits. Between steps other tasks run (rewards of finished groups)."""
         try:
             await asyncio.sleep(0)  # callers started together are admitted together
+            self.decoder.begin()
             while self.waiting or self.rows.alive.any():
                 self.rows.drop_abandoned()
                 self._admit()
@@ -130,6 +131,8 @@ class LocalSampler:
         except asyncio.CancelledError:
             self._abandon(asyncio.CancelledError())
             raise
+        finally:
+            self.decoder.end()
 
     def _abandon(self, error: BaseException) -> None:
         for request in {*self.rows.requests.values(), *self.waiting}:

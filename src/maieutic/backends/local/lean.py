@@ -1,0 +1,231 @@
+"""A Llama-like trunk in fewer calls: the same arithmetic as its module's own forward, on the same weights.
+
+Where few rows are decoded together, what a step takes is not arithmetic but the number of operations it is made of: a
+module of transformers makes some 200 a layer. Layers of the common form (root-mean-square norms before attention and a
+gated feed-forward part, rotary positions) are run here with a third of them; and while a batch is decoded, with weights
+laid out for their products (`products`). Whether a module has that form is seen from its parts, and believed only where
+the numbers agree (`lean_for`); any other trunk stays as it is.
+
+    `N` tokens of the flat sequence · `E` width · `H` query heads · `K` key-value heads · `D` size of a head
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, rms_norm
+from transformers.activations import SiLUActivation
+
+from maieutic.backends.local.attention import Layout
+from maieutic.backends.local.packing import Piece, lay_out
+from maieutic.backends.local.products import Product, available, laid_out
+from maieutic.backends.local.trunk import Trunk
+from maieutic.models.lora import quick
+
+AGREES = 1e-5
+"""Largest accepted difference of hidden states from the module's own, relative to their spread (float32)."""
+
+
+LAID_OUT = 1 << 30
+"""Bytes of weights that are kept twice while a batch is decoded, at most."""
+
+
+class Lean:
+    """What a trunk computes, in fewer calls. Made by `lean_for`.
+
+    Between `begin` and `end` the weights must stay as they are: products use copies of them.
+    """
+
+    def __init__(self, trunk: Trunk) -> None:
+        body: Any = trunk.body
+        self.trunk = trunk
+        self.body = body
+        self.layers: list[_Layer] = [_Plain(layer) for layer in body.layers]
+        self.head: Product | None = None
+
+    def begin(self) -> None:
+        """Lay the weights out, where they are plain ones and not too large to keep twice."""
+        head = self.trunk.head
+        if type(head) is not nn.Linear or not all(map(_is_plain, self.body.layers)) or not available():
+            return
+        size = head.weight.nbytes + sum(weight.nbytes for weight in self.body.layers.parameters())
+        if size <= LAID_OUT:
+            self.layers = [_LaidOut(layer) for layer in self.body.layers]
+            self.head = laid_out(head.weight, head.bias)
+
+    def end(self) -> None:
+        """Give the copies' memory back."""
+        self.layers, self.head = [_Plain(layer) for layer in self.body.layers], None
+
+    def hidden(self, tokens: Tensor, positions: Tensor, layout: Layout) -> Tensor:
+        """Last hidden states `[N, E]` of flat `tokens` at `positions`, both `[N]`."""
+        with quick(self.trunk.module):
+            state = self.body.embed_tokens(tokens)
+            cos, sin = (x[0, :, None, None, : x.shape[2] // 2] for x in self.body.rotary_emb(state, positions[None]))
+            turn = torch.cat([-sin, sin], dim=2)
+            for index, layer in enumerate(self.layers):
+                state = layer.run(index, state, cos, turn, layout)
+            return _normed(self.body.norm, state)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """`[N, E]` → `[N, V]`."""
+        return self.trunk.logits(hidden) if self.head is None else self.head(hidden)
+
+
+class _Layer(Protocol):
+    """A decoder layer of the common form."""
+
+    def run(self, index: int, state: Tensor, cos: Tensor, turn: Tensor, layout: Layout) -> Tensor:
+        """States `[N, E]` to states; `cos [N, 1, 1, D / 2]`, `turn [N, 1, 2, D / 2]` (−sin, sin) of its positions."""
+        ...
+
+
+def _turned(heads: Tensor, cos: Tensor, turn: Tensor) -> Tensor:
+    """`x · cos + (−x₂, x₁) · sin` for `heads [N, h, D]`, with x in two halves x₁, x₂."""
+    halves = heads.reshape(*heads.shape[:2], 2, -1)
+    return torch.addcmul(halves * cos, halves.flip(2), turn).view(heads.shape)
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """On the module's own parts."""
+
+    module: Any
+
+    def run(self, index: int, state: Tensor, cos: Tensor, turn: Tensor, layout: Layout) -> Tensor:
+        """See `_Layer`."""
+        attention, feed = self.module.self_attn, self.module.mlp
+        given = _normed(self.module.input_layernorm, state)
+        query, key, value = (
+            _through(part, given).view(len(state), -1, attention.head_dim)
+            for part in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        if hasattr(attention, "q_norm"):
+            query, key = _normed(attention.q_norm, query), _normed(attention.k_norm, key)
+        turned = _turned(torch.cat([query, key], dim=1), cos, turn)
+        heads = query.shape[1]
+        read = layout.attend(index, turned[:, :heads], turned[:, heads:], value, attention.scaling)
+        state = state + _through(attention.o_proj, read.reshape(len(state), -1))
+        given = _normed(self.module.post_attention_layernorm, state)
+        opened = feed.act_fn(_through(feed.gate_proj, given))
+        return state + _through(feed.down_proj, opened * _through(feed.up_proj, given))
+
+
+class _LaidOut:
+    """On copies of its weights, laid out; queries, keys and values in one product."""
+
+    def __init__(self, module: Any) -> None:
+        attention, feed = module.self_attn, module.mlp
+        self.module = module
+        self.heads, self.keys = (
+            part.out_features // attention.head_dim for part in (attention.q_proj, attention.k_proj)
+        )
+        self.reading = _joined([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.parts = {
+            name: laid_out(part.weight, part.bias)
+            for name, part in (("out", attention.o_proj), *feed.named_children())
+            if isinstance(part, nn.Linear)
+        }
+        self.then = "swish" if type(feed.act_fn) in (nn.SiLU, SiLUActivation) else "none"
+        self.scale = None
+        if hasattr(attention, "q_norm"):
+            rows = [attention.q_norm.weight.detach()] * self.heads + [attention.k_norm.weight.detach()] * self.keys
+            self.scale = torch.stack(rows)
+
+    def run(self, index: int, state: Tensor, cos: Tensor, turn: Tensor, layout: Layout) -> Tensor:
+        """See `_Layer`."""
+        attention, feed = self.module.self_attn, self.module.mlp
+        asked = self.heads + self.keys
+        all_heads = self.reading(_normed(self.module.input_layernorm, state)).view(len(state), -1, attention.head_dim)
+        turning = all_heads[:, :asked]
+        if self.scale is not None:
+            turning = rms_norm(turning, turning.shape[-1:], None, attention.q_norm.variance_epsilon) * self.scale
+        turned = _turned(turning, cos, turn)
+        query, key = turned[:, : self.heads], turned[:, self.heads :]
+        read = layout.attend(index, query, key, all_heads[:, asked:], attention.scaling)
+        state = self.parts["out"].plus(read.reshape(len(state), -1), state)
+        given = _normed(self.module.post_attention_layernorm, state)
+        opened = self.parts["gate_proj"](given, self.then)
+        if self.then == "none":
+            opened = feed.act_fn(opened)
+        return self.parts["down_proj"].plus(self.parts["up_proj"].times(given, opened), state)
+
+
+def _joined(parts: Sequence[nn.Linear]) -> Product:
+    """Linear parts of the same input as one."""
+    biases = [part.bias for part in parts]
+    given = [torch.zeros(part.out_features) if part.bias is None else part.bias.detach() for part in parts]
+    bias = None if all(each is None for each in biases) else torch.cat(given)
+    return laid_out(torch.cat([part.weight.detach() for part in parts]), bias)
+
+
+def _is_plain(layer: Any) -> bool:
+    """Are the layer's products plain linear ones (no adapter beside them)?"""
+    parts = (*layer.self_attn.named_children(), *layer.mlp.named_children())
+    return all(type(part) is nn.Linear for name, part in parts if name.endswith("_proj"))
+
+
+def _through(part: nn.Module, states: Tensor) -> Tensor:
+    """A linear part; anything but the plain one (an adapter) as the module that it is."""
+    return linear(states, part.weight, part.bias) if type(part) is nn.Linear else part(states)
+
+
+def _normed(part: Any, states: Tensor) -> Tensor:
+    return rms_norm(states, states.shape[-1:], part.weight, part.variance_epsilon)
+
+
+#: The parts that a layer of the common form has, and those that it may have.
+LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+ATTENTION, NORMS = {"q_proj", "k_proj", "v_proj", "o_proj"}, {"q_norm", "k_norm"}
+FEED = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+
+
+def lean_for(trunk: Trunk) -> Lean | None:
+    """The trunk in fewer calls, or None where its module is not of the common form or the numbers differ."""
+    body: Any = trunk.body
+    parameter = next(body.parameters())
+    if parameter.device.type != "cpu" or parameter.dtype != torch.float32 or not _common(body):
+        return None
+    made = Lean(trunk)
+    tokens = np.random.default_rng(0).integers(0, int(body.embed_tokens.num_embeddings), 9)
+    layout, _, _ = lay_out([Piece(tokens, 0, 0)], [])
+    given = torch.from_numpy(tokens), torch.arange(1, 10), layout
+    with torch.no_grad():
+        own, plain = trunk.hidden(*given), made.hidden(*given)
+        made.begin()
+        laid = made.hidden(*given)
+        made.end()
+    worst = max(float((own - found).abs().max()) for found in (plain, laid))
+    return made if worst <= AGREES * float(own.std()) else None
+
+
+def _common(body: Any) -> bool:
+    """Has the module the parts that `Lean` reads, no others, and none that somebody listens to?"""
+    if not all(hasattr(body, name) for name in ("embed_tokens", "layers", "norm", "rotary_emb")):
+        return False
+    if any(part._forward_hooks or part._forward_pre_hooks for part in body.modules()):
+        return False
+    return _is_norm(body.norm) and all(_common_layer(layer) for layer in body.layers)
+
+
+def _common_layer(layer: nn.Module) -> bool:
+    parts = dict(layer.named_children())
+    if parts.keys() != LAYER:
+        return False
+    attention = dict(parts["self_attn"].named_children())
+    norms = [part for name, part in (parts | attention).items() if name.endswith("norm")]
+    return (
+        attention.keys() in (ATTENTION, ATTENTION | NORMS)
+        and dict(parts["mlp"].named_children()).keys() == FEED
+        and all(hasattr(parts["self_attn"], name) for name in ("head_dim", "scaling"))
+        and all(_is_norm(norm) for norm in norms)
+    )
+
+
+def _is_norm(part: nn.Module) -> bool:
+    return hasattr(part, "variance_epsilon") and set(dict(part.named_parameters())) == {"weight"}

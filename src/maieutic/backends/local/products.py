@@ -1,0 +1,68 @@
+"""Products with a weight that is laid out for them once and used often: oneDNN's, which torch's own compiler uses too.
+
+The library behind `torch.nn.functional.linear` on a CPU arranges the weight anew at each call, which for the few rows
+of a decode step takes as long as the product. Here it is arranged beforehand, and additions to the result and
+multiplications of it come with the product.
+
+    `N` rows · `I` inputs · `O` outputs
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_ops: Any = torch.ops.mkldnn
+
+ROWS = 64
+"""Rows for which a weight is laid out; it serves any number of them."""
+
+
+class Product(NamedTuple):
+    """A linear map whose weight has been laid out. It is a copy: what the weight becomes later it does not see."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, rows: Tensor, then: str = "none") -> Tensor:
+        """`rows [N, I]` → `[N, O]`, with `then` ("none", "swish") on each number."""
+        return _ops._linear_pointwise(rows, self.weight, self.bias, then, [], "")
+
+    def plus(self, rows: Tensor, other: Tensor) -> Tensor:
+        """`self(rows) + other [N, O]`."""
+        return _ops._linear_pointwise(rows, other, self.weight, self.bias, "add")
+
+    def times(self, rows: Tensor, other: Tensor) -> Tensor:
+        """`self(rows) * other [N, O]`."""
+        return _ops._linear_pointwise(rows, other, self.weight, self.bias, "mul")
+
+
+def laid_out(weight: Tensor, bias: Tensor | None = None) -> Product:
+    """The product with `weight [O, I]` (float32, on the CPU) and `bias [O]`. Only where `available()`."""
+    with torch.no_grad():
+        return Product(_ops._reorder_linear_weight(weight.detach().contiguous(), ROWS), bias)
+
+
+@cache
+def available() -> bool:
+    """Does this build of torch have these products, and do they give what they should? Tried once."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    rows, weight, bias, other = (torch.randn(shape, generator=generator) for shape in ((3, 8), (5, 8), (5,), (3, 5)))
+    expected = torch.nn.functional.linear(rows, weight, bias)
+    try:
+        made = laid_out(weight, bias)
+        with torch.no_grad():
+            pairs = [
+                (made(rows), expected),
+                (made(rows, "swish"), torch.nn.functional.silu(expected)),
+                (made.plus(rows, other), expected + other),
+                (made.times(rows, other), expected * other),
+            ]
+    except (AttributeError, RuntimeError, TypeError):  # built without it, or with another signature
+        return False
+    return all(torch.allclose(found, wanted, atol=1e-5) for found, wanted in pairs)

@@ -1,0 +1,121 @@
+"""The trunk in fewer calls: taken where the module has the common form and the numbers agree, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from maieutic.backends.local.decoder import SlotDecoder
+from maieutic.backends.local.lean import Lean, lean_for
+from maieutic.backends.local.packing import Piece, lay_out
+from maieutic.backends.local.products import Product, available, laid_out
+from maieutic.backends.local.trunk import Trunk
+from maieutic.models.causal import CausalModel
+from maieutic.models.lora import LoRA
+
+Load = Callable[..., CausalModel]
+
+
+def trunk_of(model: CausalModel) -> Trunk:
+    model.module.eval()
+    return Trunk(model.module)
+
+
+def forward(body: Trunk | Lean) -> torch.Tensor:
+    """Logits of two prompts of 11 and 6 tokens, packed."""
+    pieces = [Piece(np.arange(5, 16), 0, 0), Piece(np.arange(9, 15), 0, 1)]
+    layout, starts, _ = lay_out(pieces, [])
+    order = np.argsort(starts)
+    tokens = np.concatenate([pieces[i].tokens for i in order])
+    positions = np.concatenate([np.arange(len(pieces[i].tokens)) for i in order])
+    with torch.no_grad():
+        return body.logits(body.hidden(torch.from_numpy(tokens), torch.from_numpy(positions), layout))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_the_common_form_is_run_in_fewer_calls_with_the_same_numbers(tiny: Load, architecture: str) -> None:
+    trunk = trunk_of(tiny(architecture))
+    lean = lean_for(trunk)
+    assert lean is not None
+    expected = forward(trunk)
+    assert (forward(lean) - expected).abs().max() < 1e-5
+    lean.begin()
+    assert (forward(lean) - expected).abs().max() < 1e-5
+    lean.end()
+    assert (forward(lean) - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("architecture", ["gemma", "gpt2"])
+def test_another_form_stays_with_its_module(tiny: Load, architecture: str) -> None:
+    # Gemma has the parts, but scales embeddings and multiplies by 1 + weight in its norms: the numbers tell.
+    assert lean_for(trunk_of(tiny(architecture))) is None
+
+
+def test_coarse_weights_stay_with_their_module(tiny: Load) -> None:
+    assert lean_for(trunk_of(tiny("llama", dtype="bfloat16"))) is None
+
+
+def test_a_module_that_somebody_listens_to_is_run_as_it_is(tiny: Load) -> None:
+    model = tiny("llama")
+    model.module.model.layers[0].mlp.register_forward_hook(lambda *_: None)
+    assert lean_for(trunk_of(model)) is None
+
+
+def test_an_adapter_is_run_as_the_module_that_it_is(tiny: Load) -> None:
+    model = tiny("llama", lora=LoRA(rank=4))
+    with torch.no_grad():
+        for name, weight in model.module.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    trunk = trunk_of(model)
+    lean = lean_for(trunk)
+    assert lean is not None
+    lean.begin()  # nothing is laid out: an adapter is more than its weight
+    assert lean.head is None
+    assert (forward(lean) - forward(trunk)).abs().max() < 1e-5
+
+
+def test_what_is_laid_out_is_a_copy_until_the_end(tiny: Load) -> None:
+    if not available():
+        pytest.skip("this build of torch has no products with weights laid out beforehand")
+    trunk = trunk_of(tiny("llama"))
+    lean = lean_for(trunk)
+    assert lean is not None
+    lean.begin()
+    before = forward(lean)
+    with torch.no_grad():
+        for weight in trunk.body.parameters():
+            weight.mul_(1.5)
+    assert lean.head is not None
+    lean.end()
+    after = forward(lean)
+    assert (after - before).abs().max() > 1e-3
+    assert (after - forward(trunk)).abs().max() < 1e-4
+    lean.begin()
+    assert (forward(lean) - after).abs().max() < 1e-4
+
+
+def test_a_decoder_lays_weights_out_between_begin_and_end(tiny: Load) -> None:
+    decoder = SlotDecoder(trunk_of(tiny("llama")), torch.device("cpu"))
+    assert decoder.lean is not None
+    assert decoder.lean.head is None
+    decoder.begin()
+    assert isinstance(decoder.lean.head, Product) or not available()
+    decoder.end()
+    assert decoder.lean.head is None
+
+
+def test_products_add_and_multiply() -> None:
+    if not available():
+        pytest.skip("this build of torch has no products with weights laid out beforehand")
+    rows, weight, bias = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [-5.0, 6.0]]), torch.tensor([0.5, -1.0])
+    with torch.no_grad():
+        product = laid_out(weight, bias)
+        # 1·3 + 2·4 + 0.5 = 11.5; −1·5 + 2·6 − 1 = 6
+        assert product(rows).tolist() == [[11.5, 6.0]]
+        assert product.plus(rows, torch.tensor([[1.0, -6.0]])).tolist() == [[12.5, 0.0]]
+        assert product.times(rows, torch.tensor([[2.0, 0.5]])).tolist() == [[23.0, 3.0]]
+        assert torch.allclose(product(rows, "swish"), torch.tensor([[11.5, 6.0]]) * torch.sigmoid(product(rows)))
