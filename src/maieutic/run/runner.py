@@ -109,7 +109,6 @@ class Runner:
         self.backend = make_backend(self.config)
         names = [stage.name for stage in self.config.stages]
         with Store(self.directory.database) as self.store, _first_interrupt(self.stop):
-            self.store.check()
             newest = self._rewind(names)
             self._note_beginning(names, newest)
             self.peak = machine_peak(self.store, names[0], self.backend.device)
