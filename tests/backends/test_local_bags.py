@@ -123,3 +123,26 @@ def test_many_rows_are_read_piece_by_piece() -> None:
     assert indices.some == 30
     indices.some = 7  # pieces of 7, 7, 7, 7 and 2 rows
     assert torch.equal(layout.attend(0, query, key, value, 1.0), first)
+
+
+def test_of_short_rows_beside_a_long_one_only_their_own_columns_are_read() -> None:
+    pair = both()
+    same([r.admit([60, 4, 4, 9], [[0], [1], [2], [3]], [1, 1, 1, 1], 4) for r in pair])
+    rows, at = [0, 1, 2, 3], [60, 4, 4, 9]
+    same([r.decode(rows, at, [True] * 4) for r in pair])
+    layout = pair[0].store.decode(np.array([61, 5, 5, 10]), np.ones(4, np.bool_))
+    each = [pair[0].numbers(row, position, 0) for row, position in zip(rows, [61, 5, 5, 10], strict=True)]
+    layout.attend(0, *(torch.stack(parts) for parts in zip(*each, strict=True)), 1.0)
+    indices = layout.indices[(KEYS, HEADS // KEYS, SIZE)]
+    assert len(indices.values.flat) == HEADS * (62 + 6 + 6 + 11)
+    assert len(indices.keys.flat) == HEADS * SIZE * (2 + 1 + 1 + 1)  # pages
+
+
+def test_bags_without_a_kept_entry_are_zero() -> None:
+    table = torch.tensor([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]])
+    index = torch.tensor([[0, 1], [1, 2], [2, 0]], dtype=torch.int32)
+    weights = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    assert bags.Bags(index).sums(table, weights).tolist() == [[5.0, 50.0], [18.0, 180.0], [21.0, 210.0]]
+    kept = torch.tensor([[True, False], [False, False], [True, True]])
+    assert bags.Bags(index, kept).sums(table, weights).tolist() == [[1.0, 10.0], [0.0, 0.0], [21.0, 210.0]]
+    assert bags.Bags(index).sums(table, weights[:2]).tolist() == [[5.0, 50.0], [18.0, 180.0]]

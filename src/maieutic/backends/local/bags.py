@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from maieutic.backends.local.attention import PackedLayout
 from maieutic.backends.local.cache import Admission
@@ -33,6 +32,9 @@ Ints = NDArray[np.int64]
 
 WIDTH = 32
 """Columns of a page of keys: 128 bytes of float32, two cache lines."""
+
+EXACT = 0.8
+"""Each row's own columns are read where they are fewer than this share of what the longest row has."""
 
 ENTRIES = 1 << 21
 """Entries of an index at most; rows beyond are read with the same index from where they begin."""
@@ -179,7 +181,7 @@ class BagDecode:
         values.view(-1, size).index_copy_(0, at.new_values, value.reshape(-1, size))
         scaled = (query * scaling).view(rows, heads, share, size)
         prompt = max((group.columns for group in self.groups), default=0)
-        scores = scaled.new_full((rows + 1, heads, share, prompt + at.live), -torch.inf)  # the last row is nobody's
+        scores = at.blank(prompt)
         torch.add(at.scores(keys, scaled), at.hidden, out=scores[:rows, ..., prompt:])
         for group in self.groups:
             group.score(layer, scaled, scores)
@@ -195,14 +197,18 @@ class _Indices:
     """What a decode step reads and writes, the same for all layers with heads of the same shape.
 
     new_keys, new_values   where the new columns lie in the flat stores
-    live                   own columns that the longest row has
+    live                   own columns that the longest row has, in so many `pages`
     hidden [R, 1, 1, live] -inf in columns that a row does not have, else 0
+    some                   rows that are read with one index; further ones with the same from where they begin
+    keys, values           what is read of these: of every row as many columns as the longest has, or, where rows
+                           differ much in length, of each its own
     """
 
     def __init__(self, column: Tensor, keys: Tensor, share: int) -> None:
         _, heads, stored, size, width = keys.shape
-        rows, self.share = len(column), share
+        rows = len(column)
         self.live = int(column.max()) + 1
+        self.pages = -(-self.live // width)
         head = torch.arange(rows)[:, None] * heads + torch.arange(heads)  # [R, K]
         page, inside = column // width, column % width
         first = ((head * stored + page[:, None]) * size * width + inside[:, None])[..., None]
@@ -210,38 +216,71 @@ class _Indices:
         self.new_values = (head * stored * width + column[:, None]).view(-1)
         beyond = torch.arange(self.live) > column[:, None]
         self.hidden = torch.zeros(beyond.shape).masked_fill_(beyond, -torch.inf)[:, None, None, :]
-        self.pages = -(-self.live // width)
-        entries = heads * share * max(self.pages * size, self.live)
-        self.some = max(1, min(rows, ENTRIES // entries))
+        self.some = max(1, min(rows, ENTRIES // (heads * share * max(self.pages * size, self.live))))
         base = torch.arange(self.some * heads, dtype=torch.int32)[:, None, None]
         keys_of = (base[..., None] * stored + torch.arange(self.pages)[:, None]) * size + torch.arange(size)
         values_of = base * (stored * width) + torch.arange(self.live)
-        self.key_index = keys_of.expand(-1, share, -1, -1).to(torch.int32).reshape(-1, size)
-        self.value_index = values_of.expand(-1, share, -1).to(torch.int32).reshape(-1, self.live)
+        every_key = keys_of.expand(-1, share, -1, -1).to(torch.int32).reshape(-1, size)
+        every_value = values_of.expand(-1, share, -1).to(torch.int32).reshape(-1, self.live)
+        self.keys, self.values = Bags(every_key), Bags(every_value)
+        if self.some == rows and int(column.sum()) + rows < EXACT * rows * self.live:
+            own_pages = (torch.arange(self.pages) <= page[:, None]).repeat_interleave(heads * share, 0)
+            own_columns = (~beyond).repeat_interleave(heads * share, 0)
+            self.keys = Bags(every_key, own_pages.view(-1)[:, None].expand(every_key.shape))
+            self.values = Bags(every_value, own_columns)
+        self.scored: Tensor | None = None
+
+    def blank(self, prompt: int) -> Tensor:
+        """`[R + 1, K, Q, prompt + live]` of -inf, for scores. Every layer writes at the same places of the same one."""
+        if self.scored is None:
+            rows, heads = len(self.hidden), len(self.new_values) // len(self.hidden)
+            share = len(self.values.index) // (self.some * heads)
+            self.scored = torch.full((rows + 1, heads, share, prompt + self.live), -torch.inf)
+            self.scored[rows] = 0.0  # nobody's
+        return self.scored
 
     def scores(self, keys: Tensor, queries: Tensor) -> Tensor:
         """Scaled queries `[R, K, Q, D]` with the own keys: `[R, K, Q, live]`, hidden columns not yet hidden."""
-        rows, heads, share = queries.shape[:3]
+        rows, heads, share, size = queries.shape
         width = keys.shape[-1]
         weights = queries[..., None, :].expand(-1, -1, -1, self.pages, -1)
-        parts = []
-        for start in range(0, rows, self.some):
-            count = min(self.some, rows - start)
-            table = keys[start:].view(-1, width)
-            index = self.key_index[: count * heads * share * self.pages]
-            each = weights[start : start + count].reshape(index.shape)
-            parts.append(embedding_bag(index, table, mode="sum", per_sample_weights=each))
+        parts = [
+            self.keys.sums(keys[start:].view(-1, width), weights[start : start + self.some].reshape(-1, size))
+            for start in range(0, rows, self.some)
+        ]
         found = parts[0] if len(parts) == 1 else torch.cat(parts)
         return found.view(rows, heads, share, self.pages * width)[..., : self.live]
 
     def mix(self, values: Tensor, weights: Tensor, out: Tensor) -> None:
         """Write own values weighted by `weights [≥ R, K, Q, live]` to the first rows of `out [R + 1, K, Q, D]`."""
-        rows, heads, share, size = out[:-1].shape
+        rows, _, _, size = out[:-1].shape
         for start in range(0, rows, self.some):
-            count = min(self.some, rows - start)
-            table = values[start:].view(-1, size)
-            index = self.value_index[: count * heads * share]
-            each = weights[start : start + count].reshape(-1, self.live)
-            out[start : start + count] = embedding_bag(index, table, mode="sum", per_sample_weights=each).view(
-                count, heads, share, size
-            )
+            each = weights[start : min(rows, start + self.some)].reshape(-1, self.live)
+            found = self.values.sums(values[start:].view(-1, size), each)
+            out[start : min(rows, start + self.some)] = found.view(-1, *out.shape[1:])
+
+
+class Bags:
+    """Sums of rows of a table: `index [bags, n]` says which; of these only those that `chosen [bags, n]` keeps.
+
+    A bag of which none is kept is 0.
+    """
+
+    def __init__(self, index: Tensor, chosen: Tensor | None = None) -> None:
+        self.index = index
+        self.starts = torch.arange(0, index.numel(), index.shape[1], dtype=torch.int32)
+        self.kept: Tensor | None = None
+        self.flat = index.view(-1)
+        if chosen is not None:
+            counts = chosen.sum(1)
+            self.starts = (counts.cumsum(0) - counts).to(torch.int32)
+            self.kept = chosen.reshape(-1).nonzero()[:, 0]
+            self.flat = self.flat[self.kept]
+
+    def sums(self, table: Tensor, weights: Tensor) -> Tensor:
+        """`weights [bags, n]` times rows of `table [.., d]`, summed: `[bags, d]`. Fewer weights: the first bags."""
+        each = weights.reshape(-1)
+        index, starts = self.flat[: len(each)], self.starts[: len(weights)]
+        if self.kept is not None:
+            each, index = each.index_select(0, self.kept), self.flat
+        return torch.embedding_bag(table, index, starts, False, 0, False, each)[0]

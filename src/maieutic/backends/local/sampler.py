@@ -25,7 +25,7 @@ from maieutic.clock import count, phase
 from maieutic.errors import ConfigError, ModelError, NumericalError, PromptTooLong
 from maieutic.protocols import Completion, Sampling
 
-COMPACT_BELOW = 0.7
+COMPACT_BELOW = 0.85
 """Rows are moved together when fewer than this share of them is alive: moving copies their keys and values."""
 
 
