@@ -78,7 +78,7 @@ def check(config: Config) -> str:
     from maieutic.models.find import find_model
     from maieutic.run.budget import optimiser_steps, planned_steps
     from maieutic.run.build import describe, make_backend, make_optimiser, make_reward, make_stage_algorithm
-    from maieutic.run.frozen import frozen_paths
+    from maieutic.run.frozen import check_adapters, frozen_paths
     from maieutic.run.tasksets import Tasksets
     from maieutic.sources import recorded, solution_of
 
@@ -97,6 +97,7 @@ def check(config: Config) -> str:
             solution_of(tasksets[stage.demonstrations][0])
         for path in frozen_paths(stage):
             find_model(path)
+    check_adapters(config)
     if config.model.path is not None:
         find_model(config.model.path)
     elif config.model.small is not None:

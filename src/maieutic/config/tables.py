@@ -48,6 +48,7 @@ class LoraConfig(Strict):
     rank: int = Field(16, ge=1)
     alpha: float = Field(32.0, gt=0)
     targets: str | list[str] = "all-linear"
+    rslora: bool = Field(False, description="scale by alpha / √rank instead of alpha / rank")
 
 
 class ModelConfig(Strict):
@@ -116,10 +117,10 @@ class CriticConfig(Strict):
     """What estimates values, for algorithms that learn with a critic; see `maieutic.backends.local.critic`.
 
     "head" shares the policy's weights; "separate" has a model of its own, from `path` (default: what the stage begins
-    with).
+    with); "adapter" is the same over the base of a LoRA policy, and takes the memory of an adapter.
     """
 
-    kind: Literal["head", "separate"] = "head"
+    kind: Literal["head", "separate", "adapter"] = "head"
     learning_rate: float | None = Field(None, gt=0, description="of the critic's own weights; default: the policy's")
     hidden: int | None = Field(None, ge=1, description="units of a hidden layer in its head; default: none")
     path: str | None = None
@@ -127,7 +128,9 @@ class CriticConfig(Strict):
     @model_validator(mode="after")
     def _separate(self) -> CriticConfig:
         if self.path is not None and self.kind == "head":
-            raise ValueError('got a path for a critic of kind "head", which has no model of its own: take "separate"')
+            raise ValueError(
+                'got a path for a critic of kind "head", which has no model of its own: take "separate" or "adapter"'
+            )
         return self
 
 

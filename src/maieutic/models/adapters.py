@@ -27,8 +27,8 @@ import torch
 from torch import nn
 
 from maieutic.errors import ConfigError, ModelError, UnknownName
-from maieutic.models.causal import BASE, POLICY, CausalModel, load_tokenizer
-from maieutic.models.find import adapter_base, adapter_revision, find_model, holds
+from maieutic.models.causal import BASE, POLICY, CausalModel, load_tokenizer, parameter_count
+from maieutic.models.find import base_of, find_model, holds
 from maieutic.models.lora import read_adapter, switches
 
 
@@ -77,6 +77,13 @@ def trained_weights(module: nn.Module) -> dict[str, nn.Parameter]:
     return {
         name: weight for name, weight in module.named_parameters() if weight.requires_grad and id(weight) not in others
     }
+
+
+def parameters_of(model: CausalModel) -> int:
+    """`parameter_count` of a model: of its base and its own adapter, whatever else lies beside it."""
+    others = [name for name in getattr(model.module, "peft_config", {}) if name != model.adapter_name]
+    beside = {id(weight) for name in others for weight in adapter_weights(model.module, name).values()}
+    return parameter_count(model.module, leave_out=beside)
 
 
 def shares_base(model: CausalModel, source: str | Path, revision: str | None = None) -> bool:
@@ -180,15 +187,13 @@ def _why_apart(model: CausalModel, source: str | Path, revision: str | None) -> 
     module: Any = model.module
     if not getattr(module, "peft_config", None) or not hasattr(module, "get_base_model"):
         return f"all weights of {model.source} are trained; {_REMEDY}"
-    found = Path(find_model(source))
-    adapter = holds(found, "adapter_config.json")
-    theirs = find_model(adapter_base(found)) if adapter else str(find_model(source))
-    version = adapter_revision(found) if adapter else revision
-    ours, own_version = module.get_base_model().name_or_path, module.peft_config[POLICY].revision
-    if (theirs, version) != (ours, own_version):
-        said = [base + (f" at revision {at}" if at else "") for base, at in ((theirs, version), (ours, own_version))]
+    own = module.peft_config[POLICY]
+    theirs, ours = base_of(source, revision), (module.get_base_model().name_or_path, own.revision)
+    if theirs != ours:
+        said = [base + (f" at revision {at}" if at else "") for base, at in (theirs, ours)]
         return f"its base is {said[0]}; expected {said[1]}"
-    begun = [module.peft_config[POLICY], *([_settings(found)] if adapter else [])]
+    found = Path(find_model(source))
+    begun = [own, *([_settings(found)] if holds(found, "adapter_config.json") else [])]
     drawn = [one.init_lora_weights for one in begun if one.init_lora_weights not in (True, False, "gaussian", "eva")]
     if drawn:
         return f"an adapter of the two was begun by {drawn[0]!r}, which changes the base; expected it to be left alone"

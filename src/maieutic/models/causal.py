@@ -10,6 +10,7 @@ Letters: `B` rows, `T` tokens, `V` vocabulary, `N` gathered positions. Log-probs
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,12 +51,13 @@ class CausalModel:
     adapter_name: str = POLICY
 
 
-def parameter_count(module: nn.Module) -> int:
-    """Parameters without the embeddings and the language-model head: the `N` of estimates of cost."""
+def parameter_count(module: nn.Module, leave_out: Set[int] = frozenset()) -> int:
+    """Parameters without the embeddings and the language-model head: the `N` of estimates of cost. Nor are those
+    counted whose `id` is in `leave_out`."""
     whole: Any = module
     outer: list[Any] = [part for part in module.modules() if isinstance(part, nn.Embedding)]
     outer += [whole.get_output_embeddings()] if hasattr(whole, "get_output_embeddings") else []
-    left_out = {id(weight) for part in outer if part is not None for weight in part.parameters()}
+    left_out = leave_out | {id(weight) for part in outer if part is not None for weight in part.parameters()}
     return sum(weight.numel() for weight in module.parameters() if id(weight) not in left_out)
 
 

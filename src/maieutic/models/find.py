@@ -73,6 +73,15 @@ def adapter_revision(folder: Path) -> str | None:
     return json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("revision")
 
 
+def base_of(source: str | Path, revision: str | None = None) -> tuple[str, str | None]:
+    """The base model that is loaded for `source`, folder or Hub id, and its revision; of a model that is no adapter,
+    that is the model itself at `revision`. Raises `ModelError` as `find_model` does."""
+    found = find_model(source)
+    if not holds(found, "adapter_config.json"):
+        return found, revision
+    return find_model(adapter_base(Path(found))), adapter_revision(Path(found))
+
+
 def holds(folder: str | Path, name: str) -> bool:
     """Whether `folder` is a folder with a file of that name."""
     return bool(folder) and (Path(folder) / name).is_file()

@@ -28,8 +28,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from maieutic.models.adapters import active, copied, counterparts, trained_weights
-from maieutic.models.causal import BASE, CausalModel, without_dropout
+from maieutic.models.adapters import active, adapter_weights, copied, counterparts, trained_weights
+from maieutic.models.causal import BASE, POLICY, CausalModel, without_dropout
 
 FROZEN = "reference"
 
@@ -86,7 +86,7 @@ def reference_of(model: CausalModel) -> Reference:
     For an adapter that was loaded this adds a frozen adapter named "reference" to the module (`save_causal` leaves it
     out); calling it again moves that adapter to the present weights.
     """
-    if model.adapter and not model.adapter_source:
+    if model.adapter and not model.adapter_source and _adds_nothing(model.module):
         return AdapterOff()
     return _kept(model)
 
@@ -99,6 +99,12 @@ def moving_reference_of(model: CausalModel) -> tuple[Reference, Mapping[str, Ten
         return reference, counterparts(model.module, reference.name)
     own = dict(reference.kept.named_parameters())
     return reference, {name: own[name] for name in trained_weights(model.module)}
+
+
+def _adds_nothing(module: nn.Module) -> bool:
+    """Whether the adapter is as it was drawn, B zero: it may have been moved since, to where a stage begins."""
+    own = adapter_weights(module, POLICY)
+    return all("lora_" in name for name in own) and not any(bool(own[name].any()) for name in own if "lora_B" in name)
 
 
 def _kept(model: CausalModel) -> FrozenCopy | FrozenAdapter:

@@ -189,7 +189,8 @@ def _check_critic(stage: StageConfig, algorithm: Algorithm) -> None:
     if wanted and stage.critic is None:
         raise ConfigError(
             f"stage {stage.name!r}: {algorithm.name} learns with a critic, and the stage has none. Add a table "
-            '[stages.critic] with kind = "head" (shares the policy\'s weights) or "separate" (a model of its own)'
+            '[stages.critic] with kind = "head" (shares the policy\'s weights), "separate" (a model of its own) or '
+            '"adapter" (the same over a LoRA policy\'s base)'
         )
     if stage.critic is not None and not wanted:
         raise ConfigError(
@@ -198,16 +199,24 @@ def _check_critic(stage: StageConfig, algorithm: Algorithm) -> None:
         )
 
 
-def make_critic(config: Config, stage: StageConfig, model: str) -> Critic | None:
-    """The stage's critic: a head, or a model of its own from its `path` or from what the stage begins with."""
+def make_critic(config: Config, stage: StageConfig, model: str, policy: CausalModel) -> Critic | None:
+    """The stage's critic: a head, or a model of its own from its `path` or from what the stage begins with, be it
+    loaded by itself or an adapter in the module of the `policy`."""
     from maieutic.backends.local import SeparateCritic, ValueHead
+    from maieutic.models.adapters import beside
 
     spec = stage.critic
     if spec is None:
         return None
+    revision = config.model.revision if (spec.path or model) == config.model.path else None
     kinds: dict[str, Callable[[], Critic]] = {
         "head": lambda: ValueHead(spec.learning_rate, spec.hidden),
         "separate": lambda: SeparateCritic(load_model(config, spec.path or model), spec.learning_rate, spec.hidden),
+        "adapter": lambda: SeparateCritic(
+            beside(policy, spec.path or model, "critic", revision=revision, trainable=True, seed=config.seed),
+            spec.learning_rate,
+            spec.hidden,
+        ),
     }
     return kinds[spec.kind]()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from maieutic.config import Config, StageConfig
+from maieutic.config import Config, LoraConfig, StageConfig
 from maieutic.errors import ConfigError
 from maieutic.protocols import Policy, Scorer, Teacher
 
@@ -56,6 +57,46 @@ def check_frozen(stage: StageConfig, algorithm: Algorithm) -> None:
             )
 
 
+def check_adapters(config: Config) -> None:
+    """Raise ConfigError for settings of an adapter that the run's first model, an adapter already, does not have, and
+    for a critic that is to be an adapter where the policy has none, or another base."""
+    from maieutic.models.find import base_of, find_model, holds
+
+    path, lora = config.model.path, config.model.lora
+    folder = "" if path is None else find_model(path)
+    adapter = holds(folder, "adapter_config.json")
+    if adapter and lora is not None:
+        _check_settings(lora, Path(folder))
+    for stage in config.stages:
+        critic = stage.critic
+        if critic is None or critic.kind != "adapter":
+            continue
+        if lora is None and not adapter:
+            raise ConfigError(
+                f"stage {stage.name!r}: got a critic of kind 'adapter' for a policy all of whose weights are trained; "
+                'expected one with model.lora, whose base it shares. Add that, or take kind = "separate"'
+            )
+        if critic.path is None or path is None:
+            continue
+        theirs, ours = (base_of(each, config.model.revision if each == path else None) for each in (critic.path, path))
+        if theirs != ours:
+            raise ConfigError(
+                f"stage {stage.name!r}: got a critic of kind 'adapter' from {critic.path}, whose base is {theirs[0]}; "
+                f'expected {ours[0]}, the policy\'s. Take kind = "separate"'
+            )
+
+
+def _check_settings(lora: LoraConfig, folder: Path) -> None:
+    said = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    got = {"rank": lora.rank, "alpha": lora.alpha, "rslora": lora.rslora}
+    has = {"rank": said.get("r"), "alpha": said.get("lora_alpha"), "rslora": bool(said.get("use_rslora"))}
+    if got != has:
+        raise ConfigError(
+            f"got model.lora with {got} for the adapter in {folder}, which has {has} and keeps them; expected the "
+            "same. Leave model.lora out, or merge the adapter into its base (`maieutic.models.lora.merged`)"
+        )
+
+
 def frozen_paths(stage: StageConfig) -> list[str]:
     """Where the stage's models beside the policy are to be loaded from."""
     named = [table.path for table in (stage.teacher, stage.reference) if table is not None]
@@ -77,7 +118,8 @@ def make_reference(
             return backend.reference(model)
         from maieutic.backends.local import check_vocabularies
 
-        other = _load(config, spec.path, spec.revision, "float32")  # as the policy: their difference is the KL
+        # in float32 as the policy: their difference is the KL
+        other = _load(config, spec.path, spec.revision, "float32", model, "reference")
         check_vocabularies(other, model, "reference")
         return backend.frozen(other)
 
@@ -92,18 +134,25 @@ def make_teacher(
     config: Config, stage: StageConfig, backend: LocalBackend, model: CausalModel
 ) -> tuple[Teacher | None, int]:
     """The stage's teacher, and how many parameters it has (embeddings left out)."""
-    from maieutic.models.causal import parameter_count
+    from maieutic.models.adapters import parameters_of
 
     spec = stage.teacher
     if spec is None:
         return None, 0
-    loaded = _load(config, spec.path, spec.revision, spec.dtype)
-    return backend.teacher(loaded, model, top_k=spec.candidates), parameter_count(loaded.module)
+    loaded = _load(config, spec.path, spec.revision, spec.dtype, model, "teacher")
+    return backend.teacher(loaded, model, top_k=spec.candidates), parameters_of(loaded)
 
 
-def _load(config: Config, path: str, revision: str | None, dtype: str) -> CausalModel:
+def _load(config: Config, path: str, revision: str | None, dtype: str, policy: CausalModel, role: str) -> CausalModel:
+    """The model at `path`: within the policy's module where that is its base, too; else loaded by itself.
+
+    Within the policy's module it has the policy's precision.
+    """
+    from maieutic.models.adapters import beside, shares_base
     from maieutic.models.causal import load_causal
 
+    if dtype in ("auto", "float32") and shares_base(policy, path, revision):
+        return beside(policy, path, role, revision=revision)
     # it only scores tokens, so how its conversations are written does not matter
     return load_causal(path, dtype=dtype, device=config.device, template="plain", revision=revision)
 

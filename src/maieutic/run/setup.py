@@ -114,12 +114,12 @@ def set_up(
 
     `first` is the run's first model, to which a stage may restart.
     """
-    from maieutic.models.causal import parameter_count
+    from maieutic.models.adapters import parameters_of
 
     base = restart_base(stage, model, first)
     loaded = load_model(config, base)
     optimiser = make_optimiser(stage, optimiser_steps(steps, algorithm))
-    critic = make_critic(config, stage, model)
+    critic = make_critic(config, stage, model, loaded)
     policy = backend.policy(loaded, optimiser, critic=critic, restart="restart" in algorithm.requires)
     if base != model:  # it restarts from the one, and begins with the other
         policy.learner.reset(Path(model))
@@ -134,6 +134,5 @@ def set_up(
     if stage.demonstrations is not None:
         give_demonstrations(algorithm, tasksets[stage.demonstrations], policy)
     labels = algorithm.select.labels or asked
-    own = parameter_count(loaded.module)
-    of_reference = parameter_count(getattr(reference, "model", loaded).module)
+    own, of_reference = parameters_of(loaded), parameters_of(getattr(reference, "model", loaded))
     return Setup(algorithm, policy, source, reference, teacher, own, of_reference, teacher_parameters, labels)

@@ -183,10 +183,10 @@ class OwnAdapter:
         return dataclasses.replace(forward.outputs(batch, entropy), values=self.values(forward, batch))
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Those of its head and of its adapter, and no others of the module."""
-        yield from ((f"head.{name}", weight) for name, weight in self.head.named_parameters())
+        """Those of its adapter and of its head, and no others of the module."""
         own = adapter_weights(self.model.module, self.model.adapter_name)
         yield from ((f"module.{name}", weight) for name, weight in own.items())
+        yield from ((f"head.{name}", weight) for name, weight in self.head.named_parameters())
 
 
 class Head(nn.Module):
