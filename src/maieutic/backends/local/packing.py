@@ -168,11 +168,12 @@ def _tensor(array: Ints, device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device)
 
 
-def split(batch: Batch, budget: int) -> list[Tensor]:
+def split(batch: Batch, budget: int, ease: int | None = None) -> list[Tensor]:
     """Row numbers of micro-batches of at most `budget` tokens each (more only where one unit alone is larger).
 
     Rows of one unit, and both rows of a pair, are never separated. Units of one group stay together where they fit,
-    because a group's prompt is then computed once. Every row is in exactly one micro-batch.
+    because a group's prompt is then computed once. Groups stand together in up to `ease` tokens (None: `budget`).
+    Every row is in exactly one micro-batch.
     """
     size = batch.size
     atoms = _atoms(batch)
@@ -187,7 +188,7 @@ def split(batch: Batch, budget: int) -> list[Tensor]:
     for members in by_group.values():
         shared = max(prompts[i] for atom in members for i in atom)
         whole = shared + sum(cost[i] for atom in members for i in atom)
-        fresh = spent + whole > budget
+        fresh = spent + whole > min(budget, ease or budget)
         for atom in members:
             own = sum(cost[i] for i in atom)
             if fresh or spent + own > budget:
