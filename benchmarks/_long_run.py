@@ -34,14 +34,19 @@ SHORTEST, LONGEST = 16, 48
 
 #: What a GRPO run with a reward of two parts writes at every step.
 METRICS = (
-    "reward/mean", "reward/std", "reward/max", "reward/min", "reward/correct", "reward/frac_zero_std",
-    "reward/parts/answer", "reward/parts/format", "rollouts/count", "rollouts/unscorable", "rollouts/errors",
-    "rollouts/groups", "completions/mean_length", "completions/max_length", "completions/min_length",
-    "completions/clipped_ratio", "completions/stopped_mean_length", "completions/tokens", "batch/rows",
-    "batch/tokens", "batch/prompt_tokens", "batch/trained_tokens", "advantages/mean", "advantages/std",
-    "advantages/max", "advantages/min", "loss", "policy/entropy", "policy/sampler_mismatch_nats", "policy/kl",
-    "clip_ratio/low", "clip_ratio/high", "clip_ratio/region", "optim/grad_norm", "optim/learning_rate",
-    "optim/skipped", "optim/steps", "cost/flops", "cost/generated_tokens", "train/skipped",
+    "beside/reward", "beside/reward_hidden", "clip_ratio/high", "clip_ratio/low", "completions/clipped_ratio",
+    "completions/max_length", "completions/mean_length", "cost/flops", "cost/generated_tokens", "cost/prompt_tokens",
+    "cost/samples", "cost/trained_tokens", "loss", "memory/peak_rss_bytes", "optim/grad_norm", "optim/learning_rate",
+    "optim/skipped", "policy/entropy", "policy/kl_to_old", "policy/ratio", "policy/ratio_limited",
+    "policy/sampler_mismatch_max", "policy/sampler_mismatch_nats", "rate/decode_share_of_peak",
+    "rate/decode_tokens_per_second", "rate/flops_per_second", "rate/prefill_share_of_peak",
+    "rate/prefill_tokens_per_second", "rate/sampling_tokens_per_second", "rate/share_of_peak",
+    "rate/update_share_of_peak", "rate/update_tokens_per_second", "reward/correct", "reward/frac_zero_std",
+    "reward/mean", "reward/parts/answer", "reward/parts/format", "reward/std", "rollouts/count", "rollouts/errors",
+    "rollouts/unscorable", "rows/count", "rows/coverage", "time/checkpoint", "time/credit", "time/other", "time/pack",
+    "time/publish", "time/reward", "time/sampling", "time/sampling/decode", "time/sampling/prefill", "time/select",
+    "time/step", "time/store", "time/update", "time/update/backward", "time/update/forward", "time/update/optimiser",
+    "train/skipped",
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from maieutic.errors import UnknownName
 from maieutic.run.store import Store
@@ -99,14 +99,15 @@ def thinned(points: Points, most: int) -> Points:
         return list(points)
     cuts = [round(i * len(points) / most) for i in range(most + 1)]
     values = [value for _, value in points]
-    return [(points[b - 1][0], statistics.fmean(values[a:b])) for a, b in pairwise(cuts)]
+    return [(points[b - 1][0], sum(values[a:b]) / (b - a)) for a, b in pairwise(cuts)]
 
 
 def smoothed(points: Points, width: int) -> Points:
     """A centred running mean over `width` points (an odd number), of those that are there at both ends."""
-    half = width // 2
-    values = [value for _, value in points]
-    return [(step, statistics.fmean(values[max(0, i - half) : i + half + 1])) for i, (step, _) in enumerate(points)]
+    half, last = width // 2, len(points)
+    sums = [0.0, *accumulate(value for _, value in points)]
+    ranges = ((max(0, i - half), min(last, i + half + 1)) for i in range(last))
+    return [(step, (sums[b] - sums[a]) / (b - a)) for (step, _), (a, b) in zip(points, ranges, strict=True)]
 
 
 def moves(points: Points) -> bool:

@@ -24,7 +24,7 @@ DRAWN, HOVERED = 400, 80
 
 #: Points of which all of a plot is made: of a longer curve, means of stretches. A running mean over the curve itself
 #: would take a time that grows with the square of its length.
-AVERAGED = 4 * DRAWN
+AVERAGED = 2 * DRAWN
 
 
 @dataclass(frozen=True, slots=True)
