@@ -66,7 +66,7 @@ STAGES: Mapping[str, dict[str, Any]] = {
     "rloo": ONLINE,
     "ppo": {**PRACTICE, **rate(3e-4), "options": {"beta": 0.01, "lam": 1.0, "epochs": 2, "minibatches": 2},
             "critic": {"kind": "head", "learning_rate": 2e-3}},
-    "trpo": PRACTICE,
+    "trpo": {**PRACTICE, "options": {"max_kl": 1e-3}},
     "grpo": ONLINE,
     "dr_grpo": ONLINE,
     "dapo": ONLINE,

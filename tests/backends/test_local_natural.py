@@ -164,7 +164,7 @@ def test_divergence_and_products_are_of_the_same_masked_tokens(tiny, architectur
 @pytest.mark.parametrize("architecture", ["llama", "gemma2"])
 def test_micro_batches_and_padding_change_nothing(tiny, architecture):
     model, batch = tiny(architecture, "float64"), make_batch(torch.float64)
-    tokens = compared(batch, 0.1)
+    tokens = compared(batch, 0.5)
     whole = near(learner_of(model), batch, tokens)
     pieces = near(learner_of(model, micro_batch_tokens=30), batch, tokens)
     (v,) = directions(whole, 1)
@@ -175,7 +175,7 @@ def test_micro_batches_and_padding_change_nothing(tiny, architecture):
     for other in (pieces, padded):
         assert float((other.fisher_product(v) - image).norm() / image.norm()) < 1e-6
     start = whole.parameters()
-    whole.move(start + 1e-2 * v / v.norm())
+    whole.move(start + 2e-2 * v / v.norm())
     found = whole.kl()
     assert found > 1e-6
     assert pieces.kl() == pytest.approx(found, rel=1e-5)

@@ -101,6 +101,10 @@ class Near:
     def kl(self) -> float:
         return 0.5
 
+    def objective(self, loss: object) -> float:
+        del loss
+        return 0.25
+
 
 class Natural(Model):
     """A learner that can take natural steps."""
@@ -115,15 +119,16 @@ class Natural(Model):
 
 
 def test_a_trust_region_is_counted_too():
-    # 8 tokens: a gradient 6 · 1000 · 8 = 48,000; four Fisher products 4 · 12 · 1000 · 8 = 384,000; a KL 16,000
+    # rows of 3 and 5 tokens, policies compared in the second: a gradient 6 · 1000 · 8 = 48,000; four Fisher products
+    # 4 · 12 · 1000 · 5 = 240,000; a KL 2 · 1000 · 5 = 10,000; the objective, of all rows, 2 · 1000 · 8 = 16,000
     meter = Meter()
     learner = Metered(Natural(), N, meter)
     rows = batch(3, 5)
     assert learner.gradient(rows, None) == "slope"
-    near = learner.neighbourhood(rows, None)
+    near = learner.neighbourhood(rows, torch.tensor([[False, False], [False, True]]))
     assert [near.fisher_product(v) for v in range(4)] == [0, 2, 4, 6]
-    assert near.kl() == 0.5
-    assert meter.read() == (8, 448_000.0)
+    assert (near.kl(), near.objective(None)) == (0.5, 0.25)
+    assert meter.read() == (8, 314_000.0)
 
 
 def test_parameters_are_counted_without_embeddings_and_head(tmp_path):

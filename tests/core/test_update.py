@@ -123,8 +123,8 @@ def test_passes_is_how_often_a_row_goes_through_the_model():
     assert update.sgd(epochs=3, minibatches=4).passes == 3.0  # in parts or not: each row once an epoch
     assert (update.refit(epochs=2, rows=32).passes, update.refit(epochs=2, rows=32).rows) == (2.0, 32)
     assert update.refit(steps=40).passes is None  # as often as 40 batches are more than there are rows
-    # a gradient, 10 products with the Fisher matrix of two passes each, and the search: 1 + 20 + 1
-    assert trust_region(cg_iterations=10).passes == 22.0
+    # a gradient, 10 products with the Fisher matrix, each two passes over a fifth of the rows, the search: 1 + 4 + 1
+    assert trust_region(cg_iterations=10).passes == 6.0
     around = backtracked(update.sgd(epochs=2, minibatches=3))  # and its search
     assert (around.passes, around.steps, around.uses_optimiser) == (3.0, 6, True)
 

@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from maieutic.clock import costing
 from maieutic.types import Batch, Step
 
@@ -40,8 +42,10 @@ PASSES: Mapping[str, float] = {
     "gradient": FORWARD_AND_BACKWARD,
 }
 
-#: Methods of a neighbourhood (of policies, in a trust region), each over the batch that it was made for.
-PASSES_AROUND: Mapping[str, float] = {"objective": FORWARD, "kl": FORWARD, "fisher_product": SECOND_DERIVATIVE}
+#: Methods of a neighbourhood (of policies, in a trust region) over the batch that it was made for, …
+PASSES_AROUND: Mapping[str, float] = {"objective": FORWARD}
+#: … and over those of its rows at which policies are compared.
+PASSES_COMPARED: Mapping[str, float] = {"kl": FORWARD, "fisher_product": SECOND_DERIVATIVE}
 
 
 class Spent(NamedTuple):
@@ -76,28 +80,37 @@ class Meter:
 class Metered:
     """A learner, scorer or teacher whose passes over batches a meter counts; in all else it is the model itself.
 
-    `around` is the batch of a neighbourhood, whose methods are not given it again.
+    `around` holds, of the methods of a neighbourhood, which are not given a batch again, what a token costs and how
+    many tokens go through the model.
     """
 
-    def __init__(self, model: Any, parameters: int, meter: Meter, around: Batch | None = None) -> None:
+    def __init__(
+        self, model: Any, parameters: int, meter: Meter, around: Mapping[str, tuple[float, int]] | None = None
+    ) -> None:
         self._model, self._parameters, self._meter, self._around = model, parameters, meter, around
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._model, name)
-        passes = PASSES if self._around is None else PASSES_AROUND
-        if name in passes:
-            return lambda *given, **named: self._counted(found, passes[name], *given, **named)
+        if self._around is None and name in PASSES:
+            return lambda batch, *given, **named: self._counted(
+                PASSES[name], int(batch.lengths.sum()), lambda: found(batch, *given, **named)
+            )
+        if self._around is not None and name in self._around:
+            per_token, tokens = self._around[name]
+            return lambda *given, **named: self._counted(per_token, tokens, lambda: found(*given, **named))
         return found
 
-    def neighbourhood(self, batch: Batch, *given: Any) -> Metered:
-        """What a learner with a trust region gives, whose products are passes over the same batch again."""
-        return Metered(self._model.neighbourhood(batch, *given), self._parameters, self._meter, batch)
+    def neighbourhood(self, batch: Batch, tokens: Tensor) -> Metered:
+        """What a learner with a trust region gives, whose methods are passes over the same batch again."""
+        whole, compared = int(batch.lengths.sum()), int(batch.lengths[tokens.any(1)].sum())
+        around = {name: (per_token, whole) for name, per_token in PASSES_AROUND.items()}
+        around |= {name: (per_token, compared) for name, per_token in PASSES_COMPARED.items()}
+        return Metered(self._model.neighbourhood(batch, tokens), self._parameters, self._meter, around)
 
-    def _counted(self, method: Callable[..., Any], per_token: float, *given: Any, **named: Any) -> Any:
-        batch = given[0] if self._around is None else self._around
-        self._meter.count(int(batch.lengths.sum()), self._parameters, per_token)
+    def _counted(self, per_token: float, tokens: int, work: Callable[[], Any]) -> Any:
+        self._meter.count(tokens, self._parameters, per_token)
         with costing(per_token * self._parameters):
-            return method(*given, **named)
+            return work()
 
 
 def step_cost(

@@ -42,8 +42,11 @@ class KeptPolicy:
         self.tokens = sum(len(one) for one in self.kept)
 
     def _compared(self) -> Iterator[tuple[Batch, Tensor]]:
-        """The micro-batches that have tokens to compare at."""
-        return ((part, at) for part, at in self.parts() if bool(at.any()))
+        """The micro-batches that have tokens to compare at, without the rows that have none."""
+        for part, at in self.parts():
+            rows = at.any(1).nonzero().flatten()
+            if len(rows):
+                yield part.rows(rows), at[rows]
 
     def _logprobs(self, part: Batch, at: Tensor) -> Tensor:
         found = self.logits(part, at)

@@ -150,10 +150,11 @@ def trust_region(
     """One natural step of length β = √(2δ / xᵀ(F + λ)x) along x = (F + λ)⁻¹ g, shortened until it is believed.
 
     TRPO, arXiv 1502.05477. `g` is minus the gradient of sum(weights · loss) over all chosen tokens; F and the KL are
-    means over one share `kl_share` of them (drawn anew each step, from `seed` and the steps so far) and over the whole
-    vocabulary at each. The damping is part of the length, so with much of it steps fall short of δ. A step counts when
-    it gains `accept` of what the gradient promised and goes no farther than `kl_slack · max_kl`, as the quadratic model
-    is off by some; 1 makes `max_kl` a hard bound. No learning rate, no optimiser state, one step a batch.
+    means over those of a share `kl_share` of the rows (drawn anew each step, from `seed` and the steps so far; only
+    these go through the model for a product), over the whole vocabulary at each. The damping is part of the length,
+    so with much of it steps fall short of δ. A step counts when it gains `accept` of what the gradient promised and
+    goes no farther than `kl_slack · max_kl`, as the quadratic model is off by some; 1 makes `max_kl` a hard bound. No
+    learning rate, no optimiser state, one step a batch.
 
     Watches `WATCHED`: `trpo/kl`, `trpo/improvement` and `trpo/expected` of what was last tried, `trpo/step_fraction`
     (0 where the search failed), and `trpo/cg_residual` = ‖g − (F + λ)x‖ / ‖g‖. Raises ValueError for impossible
@@ -187,8 +188,9 @@ def trust_region(
 
     label = f"trust_region(max_kl={max_kl:g}, damping={damping:g})"
     asked, able = frozenset({"old_logprobs"}), frozenset({"trust_region"})
-    # the gradient is one, a product with F as much as two, and what is tried at the end some forward ones: one more
-    passes = 2.0 + 2.0 * cg_iterations
+    # the gradient is one, a product with F as much as two of its share of the rows, and what is tried at the end some
+    # forward ones: one more
+    passes = 2.0 + 2.0 * cg_iterations * kl_share
     return Update(label, run, needs=asked, requires=able, uses_optimiser=False, passes=passes)
 
 
@@ -235,12 +237,16 @@ def backtracked(
 
 
 def some_tokens(mask: Tensor, share: float, seed: str) -> Tensor:
-    """`[B, T]`: a share of the chosen tokens, at least one, drawn by `seed` without replacement."""
-    chosen = mask.nonzero()
-    count = min(len(chosen), max(1, round(share * len(chosen))))
-    drawn = sorted(random.Random(seed).sample(range(len(chosen)), count))
-    rows, columns = chosen[torch.tensor(drawn, dtype=torch.long, device=mask.device)].unbind(1)
-    return torch.zeros_like(mask).index_put((rows, columns), torch.ones_like(rows, dtype=torch.bool))
+    """`[B, T]`: the chosen tokens of a share of the rows that have any, at least one row, drawn by `seed`.
+
+    Whole rows, so that only these go through the model for a product with F.
+    """
+    rows = mask.any(1).nonzero().flatten()
+    count = min(len(rows), max(1, round(share * len(rows))))
+    drawn = rows[sorted(random.Random(seed).sample(range(len(rows)), count))]
+    kept = torch.zeros_like(mask)
+    kept[drawn] = mask[drawn]
+    return kept
 
 
 def _walk(
