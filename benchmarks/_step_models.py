@@ -60,7 +60,7 @@ class Recipe:
 #: Name → recipe.
 RECIPES = {
     "4M": Recipe(SIZES["4M"], steps=80, rows=16, learning_rate=2e-3),
-    "110M": Recipe(SIZES["110M"], steps=60, rows=8, learning_rate=6e-4),
+    "110M": Recipe(SIZES["110M"], steps=40, rows=8, learning_rate=6e-4),
 }
 
 

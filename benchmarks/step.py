@@ -288,11 +288,19 @@ def describe_machine(threads: int) -> dict[str, Any]:
     """Where it was measured, and how much else the machine did."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor(),
         "cores": cores,
         "threads": threads,
         "load": os.getloadavg()[0],
     }
+
+
+def _processor() -> str:
+    """Its name, where the system says it."""
+    said = Path("/proc/cpuinfo")
+    lines = said.read_text(encoding="utf-8").splitlines() if said.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def describe_versions(peer: Peer | None) -> dict[str, Any]:
