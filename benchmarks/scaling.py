@@ -140,7 +140,7 @@ def siblings(quick: bool) -> list[dict[str, Any]]:
     made = []
     for each in (1, 4, 16) if quick else (1, 2, 4, 8, 16, 32):
         groups = [Lengths(PROMPT, (COMPLETION,) * each)] * (rows // each)
-        found = costs(groups, size, repeats=2 if quick else 5, most=3.0 if quick else 60.0)
+        found = costs(groups, size, repeats=2 if quick else 3, most=3.0 if quick else 30.0)
         made.append({"siblings": each, "size": size, "rows": rows, "prompt": PROMPT, **found})
         say(f"groups of {each}: {found['rollout_seconds']:.2f} s rollouts, {found['update_seconds']:.2f} s update")
     return made
