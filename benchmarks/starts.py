@@ -48,7 +48,10 @@ def run(name: str, runs: Path, jobs: int, data: Path) -> dict[str, Any]:
 
 
 def tables(name: str, found: Mapping[str, Any]) -> str:
-    """Markdown: for each taskset its arms, what they gained, and the verdict; then what they cost."""
+    """Markdown: for each taskset its arms and what they gained; then what they cost.
+
+    The verdict in sentences is in `found` (`maieutic compare` prints it); here what it claims is bold.
+    """
     lines = [f"## {name}"]
     for taskset, results in found["tasksets"].items():
         rows = {"start": results["start"], **results["arms"]}
@@ -65,7 +68,6 @@ def tables(name: str, found: Mapping[str, Any]) -> str:
         for arm in results["arms"]:
             cells = [_points(gains.get((arm, metric))) for metric in metrics] + [_points(pairs.get(arm))]
             lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-        lines += ["", *(f"* {sentence}" for sentence in results["verdict"])]
     lines += [
         "",
         "| cost, mean over seeds | " + " | ".join(COSTS.values()) + " | 10¹² FLOPs | seconds |",
