@@ -49,7 +49,7 @@ def test_it_is_what_one_process_would_do_and_goes_on_after_a_stop(tmp_path, capl
     source = ahead_of(policy, batches=5)
     made = []
     steps = train(source, policy, grpo(), steps=5)
-    assert source._process is None  # nothing begins before it is asked
+    assert source.pid is None  # nothing begins before it is asked
     for step in steps:
         made.append(step)
         if step.index == 2:  # as a run does at a checkpoint
@@ -57,9 +57,10 @@ def test_it_is_what_one_process_would_do_and_goes_on_after_a_stop(tmp_path, capl
             source.save(tmp_path)
             policy.learner.save(tmp_path)
     running = source._process.running
-    assert running.poll() is None
+    assert (running.pid, running.poll()) == (source.pid, None)
     source.close()
     assert running.poll() is not None
+    assert source.pid is None
     assert [step.groups for step in made] == [step.groups for step in expected]
     assert torch.equal(weights_of(policy), end)
     assert source.state() == {"handed_out": 5, "source": {"visits": 20}}

@@ -80,6 +80,11 @@ class Ahead:
             raise AttributeError(name)
         return getattr(self.source, name)
 
+    @property
+    def pid(self) -> int | None:
+        """The other process, while there is one."""
+        return None if self._process is None else self._process.running.pid
+
     def next(self) -> list[Group]:
         """The groups of one step, and the next ones are begun. Raises here what was raised there, and RunError when
         the other process died."""

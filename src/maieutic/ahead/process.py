@@ -146,7 +146,9 @@ def _listen(pipe: IO[bytes], replies: queue.SimpleQueue[Any]) -> None:
     try:
         while (frame := read_frame(pipe)) is not None:
             replies.put(pickle.loads(frame))
-    except (OSError, ValueError, EOFError, *PICKLE_ERRORS):
+    except PICKLE_ERRORS as error:
+        replies.put(Failed(None, f"its groups cannot be read here: {error}", "nothing"))
+    except (OSError, ValueError, EOFError):
         pass  # the pipe was closed under a killed process; the None below says so
     finally:
         replies.put(None)

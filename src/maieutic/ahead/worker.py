@@ -78,13 +78,12 @@ class Log:
 
 
 def _failed(error: BaseException, records: Records) -> bytes:
-    kind = type(error) if isinstance(error, MaieuticError) else None
+    # of a class of somebody's own the one that it is derived from: the other process may not know it
+    known = [each for each in type(error).__mro__ if each.__module__ == MaieuticError.__module__]
+    kind = known[0] if known else None
     said = "".join(traceback.format_exception_only(error)).strip() if kind is None else str(error)
     trace = "".join(traceback.format_exception(error, limit=-12))
-    try:
-        return pickle.dumps(Failed(kind, said, trace, records))
-    except (pickle.PicklingError, TypeError, AttributeError):  # a class of one's own, made where nobody can find it
-        return pickle.dumps(Failed(None, said, trace, ()))
+    return pickle.dumps(Failed(kind, said, trace, records))
 
 
 def _listen(pipe: IO[bytes], orders: queue.SimpleQueue[bytes]) -> None:
