@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from maieutic.backends.local.budget import Budget, in_parts
 from maieutic.backends.local.check import forward_for
 from maieutic.backends.local.critic import Critic
 from maieutic.backends.local.evaluate import Forward
@@ -48,7 +49,8 @@ log = logging.getLogger("maieutic.backends.local")
 class LocalLearner:
     """Trains a model in this process; see `maieutic.protocols.Learner`.
 
-    micro_batch_tokens  tokens run through the model at once, at most (more only where one unit is larger).
+    micro_batch_tokens  tokens run through the model at once, at most (more only where one unit is larger). Fewer once
+                        memory has run out: the batch is then begun anew, so its gradient is the same (`budget`).
     max_skips           updates in a row that may be skipped because a gradient was not finite.
     critic              what gives values (`ValueHead()`, `SeparateCritic(model)`); trained with the model.
     forward             how the module is run (None: as fast as its architecture allows, see `check`).
@@ -66,10 +68,8 @@ class LocalLearner:
         forward: Forward | None = None,
         restart: bool = False,
     ) -> None:
-        if micro_batch_tokens < 1 or max_skips < 0:
-            raise ConfigError(
-                f"got micro_batch_tokens={micro_batch_tokens}, max_skips={max_skips}; expected at least 1 and 0"
-            )
+        if max_skips < 0:
+            raise ConfigError(f"got max_skips={max_skips}; expected at least 0")
         if model.adapter_name != POLICY:
             raise ConfigError(
                 f"got the adapter {model.adapter_name!r} beside a policy to train as a policy; expected the model that "
@@ -78,7 +78,7 @@ class LocalLearner:
         self.model = model
         self.version = 0
         self.skips = 0
-        self.micro_batch_tokens = micro_batch_tokens
+        self.budget = Budget(micro_batch_tokens)
         self.max_skips = max_skips
         self.critic = None if critic is None else critic.join(model)
         model.module.eval()
@@ -137,6 +137,15 @@ class LocalLearner:
         return frozenset(name for name, can in able.items() if can)
 
     @property
+    def micro_batch_tokens(self) -> int:
+        """Tokens run through the model at once, at most."""
+        return self.budget.tokens
+
+    @micro_batch_tokens.setter
+    def micro_batch_tokens(self, tokens: int) -> None:
+        self.budget = Budget(tokens)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are; batches are made on the CPU and brought there a micro-batch at a time."""
         return next(self.model.module.parameters()).device
@@ -162,9 +171,8 @@ class LocalLearner:
 
     def _in_parts(self, batch: Batch, compute: Callable[[Batch], Tensor]) -> Tensor:
         """`compute` over micro-batches on the weights' device, its rows put together in their order."""
-        parts = self.forward.split(batch, self.micro_batch_tokens)
-        found = [compute(batch.rows(rows).to(self.device)) for rows in parts]
-        return torch.cat([each.to(batch.tokens.device) for each in found])[torch.cat(parts).argsort()]
+        run = in_parts(self.budget, batch, self.forward.split, lambda rows: (compute(rows.to(self.device)),))
+        return run[0]
 
     def step(
         self,
@@ -181,7 +189,6 @@ class LocalLearner:
 
         Raises `DataError` when no token was chosen, `NumericalError` after more than `max_skips` skips in a row.
         """
-        self.updater.forget_gradients()
         metrics = self.accumulate(batch, loss, needs=needs)
         with phase("optimiser"):
             return {**metrics, **self._update()}
@@ -193,23 +200,36 @@ class LocalLearner:
         *,
         needs: frozenset[str] = frozenset(),
     ) -> dict[str, float]:
-        """Add the gradient of `sum(weights * loss)` to the weights' `grad`, in micro-batches."""
+        """Make the gradient of `sum(weights * loss)` the weights' `grad`, in micro-batches.
+
+        Nothing that was there before is left. Raises `DataError` as `step`, and `ConfigError` where rows that must be
+        run together do not fit into memory.
+        """
         if not bool(batch.mask.any()):
             raise DataError("got a batch in which no token was chosen; expected at least one. Leave such batches out")
-        tally = Tally()
-        for rows in self.forward.split(batch, self.micro_batch_tokens):
-            micro = batch.rows(rows).to(self.device)
-            with phase("forward"):
-                outputs = self.outputs(micro)
-                if "old_logprobs" in needs and not micro.has("old_logprobs"):
-                    micro = micro.with_(old_logprobs=outputs.logprobs.detach())
-                value, watched = loss(outputs, micro)
-                total = torch.where(micro.mask, micro.weights * value, 0.0).sum()
-            if total.requires_grad:
-                with phase("backward"):
-                    total.backward()
-            tally.add(micro, outputs, total, watched)
-        return tally.metrics()
+
+        def begin() -> Tally:
+            self.updater.forget_gradients()
+            return Tally()
+
+        def add(tally: Tally, rows: Tensor) -> None:
+            self._differentiate(batch.rows(rows).to(self.device), loss, needs, tally)
+
+        metrics = self.budget.over(batch, self.forward.split, begin, add).metrics()
+        return {**metrics, "memory/micro_batch_tokens": float(self.budget.tokens)} if self.budget.lowered else metrics
+
+    def _differentiate(self, micro: Batch, loss: LossTerms, needs: frozenset[str], tally: Tally) -> None:
+        """Add the gradient of one micro-batch to the weights' `grad`, and what was seen of it to the tally."""
+        with phase("forward"):
+            outputs = self.outputs(micro)
+            if "old_logprobs" in needs and not micro.has("old_logprobs"):
+                micro = micro.with_(old_logprobs=outputs.logprobs.detach())
+            value, watched = loss(outputs, micro)
+            total = torch.where(micro.mask, micro.weights * value, 0.0).sum()
+        if total.requires_grad:
+            with phase("backward"):
+                total.backward()
+        tally.add(micro, outputs, total, watched)
 
     def _update(self) -> dict[str, float]:
         """Clip and step, or skip when the gradient is not finite."""
@@ -234,7 +254,6 @@ class LocalLearner:
 
     def gradient(self, batch: Batch, loss: LossTerms) -> tuple[Tensor, dict[str, float]]:
         """See `maieutic.protocols.TrustRegionLearner`."""
-        self.updater.forget_gradients()
         metrics = self.accumulate(batch, loss)
         slope = flatten([torch.zeros_like(w) if w.grad is None else w.grad for w in self.weights().values()])
         self.updater.forget_gradients()

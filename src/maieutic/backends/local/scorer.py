@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from maieutic.backends.local.budget import Budget, in_parts
 from maieutic.backends.local.check import forward_for
 from maieutic.backends.local.evaluate import Forward
 from maieutic.backends.local.switched import forward_of
@@ -32,14 +33,14 @@ class LocalScorer:
 
     def __init__(self, model: CausalModel, *, micro_batch_tokens: int = 16384) -> None:
         self.model = model
-        self.micro_batch_tokens = micro_batch_tokens
+        self.budget = Budget(micro_batch_tokens)
         model.module.eval()
         self.forward = forward_of(model)
 
     def logprobs(self, batch: Batch) -> Tensor:
         """`[B, T]` nats at the batch's temperature, 0 off the mask."""
         device = next(self.model.module.parameters()).device
-        return _logprobs(self.forward, batch, self.micro_batch_tokens, device)
+        return _logprobs(self.forward, batch, self.budget, device)
 
 
 class ReferenceScorer:
@@ -51,7 +52,7 @@ class ReferenceScorer:
 
     def __init__(self, model: CausalModel, *, micro_batch_tokens: int = 16384) -> None:
         self.module = model.module
-        self.micro_batch_tokens = micro_batch_tokens
+        self.budget = Budget(micro_batch_tokens)
         model.module.eval()
         self.reference = reference_of(model)
 
@@ -59,7 +60,7 @@ class ReferenceScorer:
         """`[B, T]` nats at the batch's temperature, 0 off the mask."""
         with self.reference.active(self.module) as frozen:
             device = next(self.module.parameters()).device
-            return _logprobs(forward_for(frozen), batch, self.micro_batch_tokens, device)
+            return _logprobs(forward_for(frozen), batch, self.budget, device)
 
 
 class FollowingReference:
@@ -75,7 +76,7 @@ class FollowingReference:
     ) -> None:
         self.module = model.module
         self.version = version
-        self.micro_batch_tokens = micro_batch_tokens
+        self.budget = Budget(micro_batch_tokens)
         model.module.eval()
         self.rule = Following(every, mix, version())
         self.reference, self.weights = moving_reference_of(model)
@@ -85,7 +86,7 @@ class FollowingReference:
         self.rule.move(self.version(), self.weights, dict(self.module.named_parameters()))
         with self.reference.active(self.module) as frozen:
             device = next(self.module.parameters()).device
-            return _logprobs(forward_for(frozen), batch, self.micro_batch_tokens, device)
+            return _logprobs(forward_for(frozen), batch, self.budget, device)
 
     def save(self, folder: Path) -> None:
         """`reference.safetensors`: the weights that move, and the number of moves."""
@@ -148,10 +149,12 @@ class LocalTeacher(LocalScorer):
         """Ids and log-probs `[B, T, K]` at the batch's temperature, falling; 0 off the mask. Raises as `logprobs`."""
         self._check_lengths(batch)
         device = next(self.model.module.parameters()).device
-        parts = self.forward.split(batch, self.micro_batch_tokens)
-        found = [self.forward.top(batch.rows(rows).to(device), self.top_k, self.vocabulary) for rows in parts]
-        order, place = torch.cat(parts).argsort(), batch.tokens.device
-        ids, logprobs = (torch.cat([each.to(place) for each in column])[order] for column in zip(*found, strict=True))
+        ids, logprobs = in_parts(
+            self.budget,
+            batch,
+            self.forward.split,
+            lambda rows: self.forward.top(rows.to(device), self.top_k, self.vocabulary),
+        )
         return ids, logprobs
 
     def _check_lengths(self, batch: Batch) -> None:
@@ -179,7 +182,8 @@ def check_vocabularies(model: CausalModel, policy: CausalModel, role: str) -> No
 
 
 @torch.no_grad()
-def _logprobs(forward: Forward, batch: Batch, budget: int, device: torch.device) -> Tensor:
-    parts = forward.split(batch, budget)
-    found = [forward.outputs(batch.rows(rows).to(device), entropy=False).logprobs for rows in parts]
-    return torch.cat([each.to(batch.tokens.device) for each in found])[torch.cat(parts).argsort()]
+def _logprobs(forward: Forward, batch: Batch, budget: Budget, device: torch.device) -> Tensor:
+    run = in_parts(
+        budget, batch, forward.split, lambda rows: (forward.outputs(rows.to(device), entropy=False).logprobs,)
+    )
+    return run[0]
