@@ -11,7 +11,7 @@ import torch
 from maieutic.backends.local.decoder import SlotDecoder
 from maieutic.backends.local.lean import Lean, lean_for
 from maieutic.backends.local.packing import Piece, lay_out
-from maieutic.backends.local.products import Product, available, laid_out
+from maieutic.backends.local.products import Product, available, laid_out, trained
 from maieutic.backends.local.trunk import Trunk
 from maieutic.models.causal import CausalModel
 from maieutic.models.lora import LoRA
@@ -119,3 +119,39 @@ def test_products_add_and_multiply() -> None:
         assert product.plus(rows, torch.tensor([[1.0, -6.0]])).tolist() == [[12.5, 0.0]]
         assert product.times(rows, torch.tensor([[2.0, 0.5]])).tolist() == [[23.0, 3.0]]
         assert torch.allclose(product(rows, "swish"), torch.tensor([[11.5, 6.0]]) * torch.sigmoid(product(rows)))
+
+
+def test_trained_products_have_the_derivatives_of_a_linear_map() -> None:
+    if not available():
+        pytest.skip("this build of torch has no products with weights laid out beforehand")
+    rows = torch.tensor([[1.0, 2.0], [0.5, -1.0]], requires_grad=True)
+    weight = torch.tensor([[3.0, 4.0], [-5.0, 6.0], [0.0, 1.0]], requires_grad=True)
+    bias = torch.tensor([0.5, -1.0, 0.0], requires_grad=True)
+    out = trained(rows, weight, bias)
+    assert out.tolist() == [[11.5, 6.0, 2.0], [-2.0, -9.5, -1.0]]
+    (out * torch.tensor([[1.0, 0.0, 2.0], [0.0, -1.0, 0.0]])).sum().backward()
+    expected = [
+        [[3.0, 6.0], [5.0, -6.0]],  # dy W
+        [[1.0, 2.0], [-0.5, 1.0], [2.0, 4.0]],  # dyᵀ x
+        [1.0, -1.0, 2.0],  # Σ dy
+    ]
+    assert [given.grad.tolist() for given in (rows, weight, bias)] == expected
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_gradients_of_many_rows_are_those_of_the_module(tiny: Load, architecture: str) -> None:
+    trunk = trunk_of(tiny(architecture))
+    lean = lean_for(trunk)
+    assert lean is not None
+    tokens = torch.from_numpy(np.random.default_rng(1).integers(5, 30, 300))
+    pieces = [Piece(tokens[start : start + 20].numpy(), 0, start) for start in range(0, 300, 20)]
+    layout, _, _ = lay_out(pieces, [])
+    slope = torch.randn(300, trunk.config.hidden_size, generator=torch.Generator().manual_seed(2))
+    found = []
+    for body in (trunk, lean):
+        trunk.module.zero_grad()
+        (body.hidden(tokens, torch.arange(20).repeat(15), layout) * slope).sum().backward()
+        found.append([w.grad.clone() for w in trunk.body.parameters() if w.grad is not None])
+    assert len(found[0]) == len(found[1]) > 10
+    for own, fast in zip(*found, strict=True):
+        assert (own - fast).norm() <= 1e-5 * own.norm()

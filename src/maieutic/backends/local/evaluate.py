@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from maieutic.backends.local.lean import lean_for
 from maieutic.backends.local.packing import Packed, pack_tokens, split, split_padded
+from maieutic.backends.local.recompute import decoder_layers, recomputing, runner
 from maieutic.backends.local.segments import serves
 from maieutic.backends.local.trunk import Trunk, bare
 from maieutic.clock import count
@@ -72,11 +74,13 @@ class Forward(Protocol):
 
 
 class PackedForward:
-    """Without padding, every prompt once. See `packing`."""
+    """Without padding, every prompt once. See `packing`; with `recompute`, `recompute`."""
 
-    def __init__(self, trunk: Trunk, held: int = HELD) -> None:
+    def __init__(self, trunk: Trunk, held: int = HELD, recompute: bool = False) -> None:
         self.trunk = trunk
+        self.lean = lean_for(trunk)
         self.held = held
+        self.recompute = recompute
 
     def split(self, batch: Batch, budget: int) -> list[Tensor]:
         """See `Forward`."""
@@ -113,7 +117,8 @@ class PackedForward:
         """See `Forward`."""
         packed = pack_tokens(batch.tokens, batch.mask)  # in blocks: whoever asks may differentiate twice
         assert packed is not None, "there is a chosen token to compare at"
-        hidden = self._hidden(packed)
+        count(len(packed.tokens))
+        hidden = self.trunk.hidden(packed.tokens, packed.positions, packed.layout)
         return self.trunk.logits(hidden.index_select(0, packed.sources[at[packed.rows, packed.columns]]))
 
     @property
@@ -125,14 +130,17 @@ class PackedForward:
 
     def _hidden(self, packed: Packed) -> Tensor:
         count(len(packed.tokens))
-        return self.trunk.hidden(packed.tokens, packed.positions, packed.layout)
+        if self.recompute and torch.is_grad_enabled():
+            return self.trunk.hidden(packed.tokens, packed.positions, packed.layout, recompute=True)
+        return (self.lean or self.trunk).hidden(packed.tokens, packed.positions, packed.layout)
 
 
 class PaddedForward:
-    """The module's own forward over right-padded rows."""
+    """The module's own forward over right-padded rows; `recompute` as in `PackedForward`."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, recompute: bool = False) -> None:
         self.module = module
+        self.recompute = recompute
         base: Any = bare(module)
         self.vocabulary = base.get_input_embeddings().weight.shape[0]
 
@@ -144,7 +152,7 @@ class PaddedForward:
         """See `Forward`."""
         if not batch.mask.any():
             return _nothing(batch, entropy, value_head)
-        out = self._run(batch, hidden=value_head is not None)
+        out = self._run(batch, hidden=value_head is not None, recompute=self.recompute)
         rows, columns = torch.nonzero(batch.mask, as_tuple=True)
         logits = out.logits[rows, columns - 1]
         scored = _score(lambda x: x, logits, batch, rows, columns, entropy)
@@ -156,7 +164,7 @@ class PaddedForward:
         if not batch.mask.any():
             return _zeros(batch)
         rows, columns = torch.nonzero(batch.mask, as_tuple=True)
-        states = self._run(batch, hidden=True).hidden_states[-1][rows, columns - 1]
+        states = self._run(batch, hidden=True, recompute=self.recompute).hidden_states[-1][rows, columns - 1]
         return _placed(batch, rows, columns, value_head(states).reshape(-1))
 
     def logits(self, batch: Batch, at: Tensor) -> Tensor:
@@ -172,17 +180,20 @@ class PaddedForward:
         logits = self._run(batch, hidden=False).logits[rows, columns - 1]
         return _top(lambda x: x, logits, batch, rows, columns, k, vocabulary)
 
-    def _run(self, batch: Batch, hidden: bool) -> Any:
+    def _run(self, batch: Batch, hidden: bool, recompute: bool = False) -> Any:
         tokens = batch.tokens[:, : int(batch.lengths.max())]
         count(int(batch.lengths.sum()))
-        return self.module(
-            input_ids=tokens,
-            # Padding comes last, so no token that counts can see it; a mask that hid it would leave padded queries
-            # of a sliding window with nothing to see, and their NaN would reach the gradient.
-            attention_mask=torch.ones_like(tokens),
-            use_cache=False,
-            output_hidden_states=hidden,
-        )
+        again = recompute and torch.is_grad_enabled()
+        layers = decoder_layers(bare(self.module)) if again else []
+        with recomputing(layers, runner(self.module)):
+            return self.module(
+                input_ids=tokens,
+                # Padding comes last, so no token that counts can see it; a mask that hid it would leave padded queries
+                # of a sliding window with nothing to see, and their NaN would reach the gradient.
+                attention_mask=torch.ones_like(tokens),
+                use_cache=False,
+                output_hidden_states=hidden,
+            )
 
 
 def _score(

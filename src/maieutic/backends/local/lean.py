@@ -23,7 +23,7 @@ from transformers.activations import SiLUActivation
 
 from maieutic.backends.local.attention import Layout
 from maieutic.backends.local.packing import Piece, lay_out
-from maieutic.backends.local.products import Product, available, laid_out
+from maieutic.backends.local.products import Product, available, laid_out, trained
 from maieutic.backends.local.trunk import Trunk
 from maieutic.models.lora import quick
 
@@ -31,12 +31,15 @@ AGREES = 1e-5
 """Largest accepted difference of hidden states from the module's own, relative to their spread (float32)."""
 
 
+MANY = 256
+"""Rows from which on a weight is laid out for a product that is made once."""
+
 LAID_OUT = 1 << 30
 """Bytes of weights that are kept twice while a batch is decoded, at most."""
 
 
 class Lean:
-    """What a trunk computes, in fewer calls. Made by `lean_for`.
+    """What a trunk computes, in fewer calls; where gradients are taken, with a first derivative. Made by `lean_for`.
 
     Between `begin` and `end` the weights must stay as they are: products use copies of them.
     """
@@ -172,7 +175,10 @@ def _is_plain(layer: Any) -> bool:
 
 def _through(part: nn.Module, states: Tensor) -> Tensor:
     """A linear part; anything but the plain one (an adapter) as the module that it is."""
-    return linear(states, part.weight, part.bias) if type(part) is nn.Linear else part(states)
+    if type(part) is not nn.Linear:
+        return part(states)
+    learning = torch.is_grad_enabled() and len(states) >= MANY and available()
+    return (trained if learning else linear)(states, part.weight, part.bias)
 
 
 def _normed(part: Any, states: Tensor) -> Tensor:
