@@ -327,6 +327,7 @@ class Config(Strict):
     device: str = "cpu"
     max_rows: int = Field(512, ge=1, description="rollouts sampled side by side")
     micro_batch_tokens: int = Field(16384, ge=64)
+    gradient_checkpointing: bool = Field(False, description="a third more arithmetic in updates, for much less memory")
     exact_phases: bool = Field(False, description="on a GPU: wait at the ends of phases, so that each has its seconds")
     keep_checkpoints: int = Field(2, ge=1)
     model: ModelConfig

@@ -61,6 +61,7 @@ def make_backend(config: Config) -> LocalBackend:
         threads=config.threads,
         max_rows=config.max_rows,
         micro_batch_tokens=config.micro_batch_tokens,
+        gradient_checkpointing=config.gradient_checkpointing,
     )
 
 

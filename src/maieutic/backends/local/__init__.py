@@ -41,6 +41,7 @@ class LocalBackend:
     max_rows            completions written together at most.
     micro_batch_tokens  tokens in one forward and backward pass at most.
     cache_bytes         bound on the sampler's key-value store.
+    gradient_checkpointing   learn with a third more arithmetic and much less memory; see `LocalLearner`.
     """
 
     def __init__(
@@ -50,11 +51,13 @@ class LocalBackend:
         max_rows: int = 512,
         micro_batch_tokens: int = 16384,
         cache_bytes: int = 4 << 30,
+        gradient_checkpointing: bool = False,
     ) -> None:
         self.device = place_of(device)
         self.max_rows = max_rows
         self.micro_batch_tokens = micro_batch_tokens
         self.cache_bytes = cache_bytes
+        self.gradient_checkpointing = gradient_checkpointing
         if threads is not None:
             torch.set_num_threads(threads)
 
@@ -73,7 +76,14 @@ class LocalBackend:
         """
         model.module.to(self.device)
         budget = self.micro_batch_tokens
-        learner = LocalLearner(model, optimiser, micro_batch_tokens=budget, critic=critic, restart=restart)
+        learner = LocalLearner(
+            model,
+            optimiser,
+            micro_batch_tokens=budget,
+            critic=critic,
+            restart=restart,
+            gradient_checkpointing=self.gradient_checkpointing,
+        )
         return Policy(learner, self._sampler(model, lambda: learner.version), model.chat)
 
     def sampler(self, model: CausalModel) -> LocalSampler:

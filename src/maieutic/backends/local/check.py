@@ -20,6 +20,7 @@ from maieutic.backends.local.cache import Admission
 from maieutic.backends.local.decoder import Decoder, OrdinaryDecoder, SlotDecoder
 from maieutic.backends.local.evaluate import Forward, PackedForward, PaddedForward
 from maieutic.backends.local.packing import pack_tokens
+from maieutic.backends.local.recompute import decoder_layers
 from maieutic.backends.local.segments import serves
 from maieutic.backends.local.trunk import Trunk, bare
 
@@ -33,9 +34,14 @@ _reasons: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 _said: set[tuple[str, str]] = set()
 
 
-def forward_for(module: nn.Module) -> Forward:
-    """The way to run this module over batches."""
-    return PaddedForward(module) if why_not(module) else PackedForward(Trunk(module))
+def forward_for(module: nn.Module, recompute: bool = False) -> Forward:
+    """The way to run this module over batches. `recompute`: with gradient checkpointing (see `recompute`).
+
+    Raises `ConfigError` for a module of which the layers cannot be run one by one, where that is asked.
+    """
+    if recompute:
+        decoder_layers(bare(module))
+    return PaddedForward(module, recompute) if why_not(module) else PackedForward(Trunk(module), recompute=recompute)
 
 
 def decoder_for(module: nn.Module) -> Decoder:

@@ -109,6 +109,10 @@ class JoinedCritic(Protocol):
 
     learning_rate: float | None
 
+    def recompute(self) -> None:
+        """Learn with gradient checkpointing from now on, as the policy does."""
+        ...
+
     def values(self, forward: Forward, batch: Batch) -> Tensor:
         """`[B, T]` values of the states in which the chosen tokens were chosen, 0 elsewhere, with gradient."""
         ...
@@ -127,6 +131,9 @@ class SharedTrunk(nn.Module):
         super().__init__()
         self.head = head
         self.learning_rate = learning_rate
+
+    def recompute(self) -> None:
+        """The layers are the policy's."""
 
     def values(self, forward: Forward, batch: Batch) -> Tensor:
         """The language-model head is not run."""
@@ -147,6 +154,10 @@ class OwnTrunk(nn.Module):
         self.learning_rate = learning_rate
         self.own_forward = forward_for(module)
         _freeze_language_head(module)
+
+    def recompute(self) -> None:
+        """See `JoinedCritic`."""
+        self.own_forward = forward_for(self.module, recompute=True)
 
     def values(self, forward: Forward, batch: Batch) -> Tensor:  # noqa: ARG002 - the policy is not run
         """From its own states."""
@@ -173,6 +184,10 @@ class OwnAdapter:
         for weight in adapter_weights(model.module, model.adapter_name).values():
             if id(weight) in unread:
                 weight.requires_grad_(False)
+
+    def recompute(self) -> None:
+        """See `JoinedCritic`."""
+        self.own_forward = forward_of(self.model, recompute=True)
 
     def values(self, forward: Forward, batch: Batch) -> Tensor:  # noqa: ARG002 - the policy is not run
         """From the states of its adapter."""

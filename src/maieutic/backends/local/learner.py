@@ -55,6 +55,8 @@ class LocalLearner:
     critic              what gives values (`ValueHead()`, `SeparateCritic(model)`); trained with the model.
     forward             how the module is run (None: as fast as its architecture allows, see `check`).
     restart             keep a copy of the weights that it begins with, to which `reset` goes back.
+    gradient_checkpointing   keep only what goes into each layer, and run it again in the backward pass: a third more
+                        arithmetic for much less memory. Of a `forward` that is given it is that one's own affair.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class LocalLearner:
         critic: Critic | None = None,
         forward: Forward | None = None,
         restart: bool = False,
+        gradient_checkpointing: bool = False,
     ) -> None:
         if max_skips < 0:
             raise ConfigError(f"got max_skips={max_skips}; expected at least 0")
@@ -82,7 +85,9 @@ class LocalLearner:
         self.max_skips = max_skips
         self.critic = None if critic is None else critic.join(model)
         model.module.eval()
-        self.forward = forward or forward_for(model.module)
+        self.forward = forward or forward_for(model.module, gradient_checkpointing)
+        if gradient_checkpointing and self.critic is not None:
+            self.critic.recompute()
         self.optimiser = optimiser
         self.updater = self._new_updater()
         self.start = {name: weight.detach().clone() for name, weight in self.weights().items()} if restart else None

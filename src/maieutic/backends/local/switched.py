@@ -21,9 +21,9 @@ from maieutic.models.causal import POLICY, CausalModel
 Engine = TypeVar("Engine")
 
 
-def forward_of(model: CausalModel) -> Forward:
-    """The way to run this model, be it a module of its own or an adapter beside another."""
-    return switched(forward_for(model.module), model)
+def forward_of(model: CausalModel, recompute: bool = False) -> Forward:
+    """The way to run this model, be it a module of its own or an adapter beside another; see `check.forward_for`."""
+    return switched(forward_for(model.module, recompute), model)
 
 
 def decoder_of(model: CausalModel) -> Decoder:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from maieutic.backends.local.attention import Layout, Unservable, plugged
+from maieutic.backends.local.recompute import decoder_layers, recomputing, runner
 from maieutic.models.lora import quick
 
 
@@ -25,9 +29,14 @@ class Trunk:
         self.config = base.config
         self.module = module
 
-    def hidden(self, tokens: Tensor, positions: Tensor, layout: Layout) -> Tensor:
-        """Last hidden states `[N, E]` of flat `tokens` at `positions`, both `[N]`."""
-        with plugged(self.config, layout), quick(self.module):
+    def hidden(self, tokens: Tensor, positions: Tensor, layout: Layout, recompute: bool = False) -> Tensor:
+        """Last hidden states `[N, E]` of flat `tokens` at `positions`, both `[N]`.
+
+        `recompute`: layers keep their input alone, and run once more in the backward pass.
+        """
+        within = partial(self._within, layout)
+        again = recomputing(decoder_layers(self.body), runner(self.module, within)) if recompute else nullcontext()
+        with within(), again:
             out = self.body(
                 input_ids=tokens[None],
                 attention_mask=torch.ones_like(tokens)[None],  # unread, but some modules warn without one
@@ -35,6 +44,11 @@ class Trunk:
                 use_cache=False,
             )
         return out.last_hidden_state[0]
+
+    @contextmanager
+    def _within(self, layout: Layout) -> Iterator[None]:
+        with plugged(self.config, layout), quick(self.module):
+            yield
 
     def logits(self, hidden: Tensor) -> Tensor:
         """`[N, E]` → `[N, V]`."""
