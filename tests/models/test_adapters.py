@@ -24,7 +24,7 @@ from maieutic.models.adapters import (
     trained_weights,
 )
 from maieutic.models.causal import BASE, CausalModel, load_causal, save_causal
-from maieutic.models.lora import LoRA, quick, read_adapter
+from maieutic.models.lora import LoRA, plain, quick, read_adapter
 from maieutic.models.small import tiny_folder
 
 pytest.importorskip("peft", reason="the extra maieutic[lora] is not installed")
@@ -357,3 +357,30 @@ def test_layers_that_are_not_plain_run_through_peft(folders: Callable[[str], Pat
         torch.manual_seed(0)
         with quick(module):
             assert torch.equal(logits(module), expected)
+
+
+def test_a_layer_in_numbers(policy: CausalModel) -> None:
+    """W + (alpha / rank) B A where the adapter is at work, W itself, not a copy, where it is not."""
+    module = policy.module
+    layer = next(part for part in module.modules() if hasattr(part, "lora_A"))
+    base = layer.base_layer.weight
+    found = plain(layer)
+    assert found is not None
+    rows = torch.randn(5, base.shape[1])
+    torch.testing.assert_close(rows @ found.whole().t(), layer(rows), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found(rows), layer(rows), rtol=1e-5, atol=1e-5)
+    merged = load_causal(policy.source, device="cpu").module
+    merged.merge_adapter()  # type: ignore[operator]
+    beside = next(part for part in merged.modules() if hasattr(part, "lora_A"))
+    assert plain(beside) is None
+    torch.testing.assert_close(found.whole(), beside.base_layer.weight.detach(), rtol=1e-6, atol=1e-7)
+    with active(module, BASE):
+        bare = plain(layer)
+        assert bare is not None
+        assert bare.whole().data_ptr() == base.data_ptr()
+        assert torch.equal(bare(rows), layer.base_layer(rows))
+    handle = layer.base_layer.register_forward_hook(lambda *_: None)
+    assert plain(layer) is None
+    handle.remove()
+    assert plain(layer.base_layer) is not None
+    assert plain(nn.LayerNorm(3)) is None

@@ -10,12 +10,13 @@ over one base: `maieutic.models.adapters`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -118,10 +119,10 @@ def merged(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def quick(module: nn.Module) -> Iterator[None]:
-    """Within, the LoRA layers of `module` compute with four operations where peft's own forward takes eight.
+    """Within, the LoRA layers of `module` compute with three operations where peft's own forward takes five.
 
-    The layers, their weights and their classes stay as they are; a layer of another kind, or in a state that is not
-    plain (merged, with dropout or weights in another precision, a variant such as DoRA), runs through peft's forward.
+    The layers, their weights and their classes stay as they are, and one that is not `plain` runs through peft's
+    forward.
     """
     # a layer with a forward of its own already, as accelerate's hooks give it, keeps that
     own = [(vars(part), forward) for part, forward in _parts(module).quick if "forward" not in vars(part)]
@@ -164,7 +165,6 @@ def _parts(module: nn.Module) -> _Parts:
 
 
 def _find(module: nn.Module, adapters: tuple[Any, ...]) -> _Parts:
-    from peft.tuners.lora import Linear
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
@@ -173,36 +173,81 @@ def _find(module: nn.Module, adapters: tuple[Any, ...]) -> _Parts:
     for part in parts:  # some take these from their class until they are switched
         vars(part).setdefault("_active_adapter", part.active_adapter)
         vars(part).setdefault("_disable_adapters", part.disable_adapters)
-    layers = [part for part in parts if type(part) is Linear]
+    layers = [part for part in parts if type(part) is _layer()]
     return _Parts(adapters, tuple(parts), tuple((layer, MethodType(_forward, layer)) for layer in layers))
 
 
+class Plain(NamedTuple):
+    """A linear layer in numbers, with what the adapter at work adds: W, b, A, B and alpha / rank; A and B are None
+    where it adds nothing."""
+
+    weight: Tensor
+    bias: Tensor | None
+    down: Tensor | None = None
+    up: Tensor | None = None
+    scale: float = 0.0
+
+    def __call__(self, rows: Tensor, product: Callable[..., Tensor] = nn.functional.linear) -> Tensor:
+        """`[N, in]` → `[N, out]`: W x + b, made by `product`, and (alpha / rank) B (A x) added where it stands."""
+        out = product(rows, self.weight, self.bias)
+        if self.down is None or self.up is None:
+            return out
+        return out.addmm_(nn.functional.linear(rows, self.down), self.up.t(), alpha=self.scale)
+
+    def whole(self) -> Tensor:
+        """`W + (alpha / rank) B A`, `[out, in]`, without gradient; W itself, not a copy, where nothing is added."""
+        if self.down is None or self.up is None:
+            return self.weight.detach()
+        return torch.addmm(self.weight.detach(), self.up.detach(), self.down.detach(), alpha=self.scale)
+
+
+def plain(part: nn.Module) -> Plain | None:
+    """A linear layer, with an adapter or without; None for any other, or where there is more to it: merged weights,
+    dropout, several adapters at work, a variant such as DoRA, weights in different precisions, hooks.
+
+    What is asked of the layer is read out of its dictionaries: through `nn.Module.__getattr__` it would take as long as
+    the product with A, for a few rows.
+    """
+    if type(part) is nn.Linear:
+        return Plain(part.weight, part.bias)
+    own: dict[str, Any] = vars(part)
+    parts, adapter = own["_modules"], own.get("_active_adapter")
+    base = parts.get("base_layer")
+    if type(base) is not nn.Linear or type(part) is not _layer() or _listened_to(base) or own["merged_adapters"]:
+        return None
+    weight, bias = base.weight, base.bias
+    name = adapter[0] if isinstance(adapter, list) and len(adapter) == 1 else adapter
+    if not isinstance(name, str):
+        return None
+    down, up = parts["lora_A"]._modules.get(name), parts["lora_B"]._modules.get(name)
+    if own["_disable_adapters"] or down is None:
+        return Plain(weight, bias)
+    drops = parts["lora_dropout"]._modules[name]
+    if name in own["lora_variant"] or (type(drops) is not nn.Identity and drops.training and drops.p):
+        return None
+    if not type(down) is type(up) is nn.Linear or up.bias is not None or _listened_to(down) or _listened_to(up):
+        return None
+    low, high = down.weight, up.weight
+    return Plain(weight, bias, low, high, own["scaling"][name]) if weight.dtype == low.dtype == high.dtype else None
+
+
+def _listened_to(part: nn.Module) -> bool:
+    return bool(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part))
+
+
 def _forward(layer: Any, x: Tensor, *more: Any, **named: Any) -> Tensor:
-    """`[…, in]` → `[…, out]`: W x + b, and to it (alpha / rank) B (A x) in one operation that reads it once."""
-    adapters = layer.active_adapters
-    if more or named or len(adapters) != 1 or layer.merged_adapters:
+    """`[…, in]` → `[…, out]`, in place of peft's own forward."""
+    found = plain(layer)
+    if found is None or more or named or x.dtype != found.weight.dtype:
         return type(layer).forward(layer, x, *more, **named)
-    name = adapters[0]
-    if layer.disable_adapters or name not in layer.lora_A:
-        return layer.base_layer(x)
-    down, up = layer.lora_A[name], layer.lora_B[name]
-    drops = layer.lora_dropout[name]
-    if (
-        name in layer.lora_variant
-        or up.bias is not None
-        or (drops.training and getattr(drops, "p", 0.0))
-        or not x.dtype == down.weight.dtype == layer.base_layer.weight.dtype
-    ):
-        return type(layer).forward(layer, x)
-    whole = layer.base_layer(x)
-    inner = nn.functional.linear(x, down.weight)
-    added = torch.addmm(
-        whole.reshape(-1, whole.shape[-1]),
-        inner.reshape(-1, inner.shape[-1]),
-        up.weight.t(),
-        alpha=layer.scaling[name],
-    )
-    return added.view(whole.shape)
+    return found(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+
+
+@cache
+def _layer() -> Any:
+    from peft.tuners.lora import Linear
+
+    return Linear
 
 
 def _peft() -> Any:
