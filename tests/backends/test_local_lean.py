@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from maieutic.backends.local.lean import Lean, lean_for
 from maieutic.backends.local.packing import Piece, lay_out
 from maieutic.backends.local.products import Product, available, laid_out, trained
 from maieutic.backends.local.trunk import Trunk
-from maieutic.models.causal import CausalModel
+from maieutic.models.adapters import active
+from maieutic.models.causal import BASE, CausalModel
 from maieutic.models.lora import LoRA
 
 Load = Callable[..., CausalModel]
@@ -64,8 +66,10 @@ def test_a_module_that_somebody_listens_to_is_run_as_it_is(tiny: Load) -> None:
     assert lean_for(trunk_of(model)) is None
 
 
-def test_an_adapter_is_run_as_the_module_that_it_is(tiny: Load) -> None:
-    model = tiny("llama", lora=LoRA(rank=4))
+@pytest.mark.parametrize("rank", [4, 40])
+def test_an_adapter_is_laid_out_with_its_weight(tiny: Load, rank: int) -> None:
+    """W + (alpha / rank) B A in the copies: the base itself stays, to the bit, and is what is laid out without it."""
+    model = tiny("llama", lora=LoRA(rank=rank))
     with torch.no_grad():
         for name, weight in model.module.named_parameters():
             if "lora_B" in name:
@@ -73,7 +77,28 @@ def test_an_adapter_is_run_as_the_module_that_it_is(tiny: Load) -> None:
     trunk = trunk_of(model)
     lean = lean_for(trunk)
     assert lean is not None
-    lean.begin()  # nothing is laid out: an adapter is more than its weight
+    kept = {name: weight.detach().clone() for name, weight in model.module.named_parameters()}
+    expected = forward(trunk)
+    assert (forward(lean) - expected).abs().max() < 1e-5
+    lean.begin()
+    assert (lean.head is not None) is available()
+    assert (forward(lean) - expected).abs().max() < 1e-5
+    lean.end()
+    with active(model.module, BASE):
+        lean.begin()
+    assert (forward(lean) - forward(trunk_of(tiny("llama")))).abs().max() < 1e-5
+    lean.end()
+    assert all(torch.equal(weight, kept[name]) for name, weight in model.module.named_parameters())
+
+
+def test_an_adapter_that_is_more_than_its_weight_is_run_as_the_module_that_it_is(tiny: Load) -> None:
+    import peft
+
+    settings = peft.LoraConfig(r=2, target_modules=["q_proj", "down_proj"], use_dora=True)
+    trunk = trunk_of(replace(tiny("llama"), module=peft.get_peft_model(tiny("llama").module, settings)))
+    lean = lean_for(trunk)
+    assert lean is not None
+    lean.begin()
     assert lean.head is None
     assert (forward(lean) - forward(trunk)).abs().max() < 1e-5
 

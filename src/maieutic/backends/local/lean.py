@@ -25,7 +25,7 @@ from maieutic.backends.local.attention import Layout
 from maieutic.backends.local.packing import Piece, lay_out
 from maieutic.backends.local.products import Product, available, laid_out, trained
 from maieutic.backends.local.trunk import Trunk
-from maieutic.models.lora import quick
+from maieutic.models.lora import Plain, plain, quick
 
 AGREES = 1e-5
 """Largest accepted difference of hidden states from the module's own, relative to their spread (float32)."""
@@ -130,9 +130,8 @@ class _LaidOut:
         )
         self.reading = _joined([attention.q_proj, attention.k_proj, attention.v_proj])
         self.parts = {
-            name: laid_out(part.weight, part.bias)
-            for name, part in (("out", attention.o_proj), *feed.named_children())
-            if isinstance(part, nn.Linear)
+            name: laid_out(part.whole(), part.bias)
+            for name, part in (("out", _numbers(attention.o_proj)), *_numbered(feed))
         }
         self.then = "swish" if type(feed.act_fn) in (nn.SiLU, SiLUActivation) else "none"
         self.scale = None
@@ -159,26 +158,37 @@ class _LaidOut:
         return self.parts["down_proj"].plus(self.parts["up_proj"].times(given, opened), state)
 
 
-def _joined(parts: Sequence[nn.Linear]) -> Product:
+def _joined(parts: Sequence[nn.Module]) -> Product:
     """Linear parts of the same input as one."""
-    biases = [part.bias for part in parts]
-    given = [torch.zeros(part.out_features) if part.bias is None else part.bias.detach() for part in parts]
-    bias = None if all(each is None for each in biases) else torch.cat(given)
-    return laid_out(torch.cat([part.weight.detach() for part in parts]), bias)
+    found = [_numbers(part) for part in parts]
+    given = [torch.zeros(len(part.weight)) if part.bias is None else part.bias.detach() for part in found]
+    bias = None if all(part.bias is None for part in found) else torch.cat(given)
+    return laid_out(torch.cat([part.whole() for part in found]), bias)
 
 
 def _is_plain(layer: Any) -> bool:
-    """Are the layer's products plain linear ones (no adapter beside them)?"""
+    """Are the layer's products linear ones, an adapter of them included, and no more than that?"""
     parts = (*layer.self_attn.named_children(), *layer.mlp.named_children())
-    return all(type(part) is nn.Linear for name, part in parts if name.endswith("_proj"))
+    return all(plain(part) is not None for name, part in parts if name.endswith("_proj"))
+
+
+def _numbers(part: nn.Module) -> Plain:
+    found = plain(part)
+    assert found is not None, "seen by _is_plain"
+    return found
+
+
+def _numbered(feed: nn.Module) -> list[tuple[str, Plain]]:
+    return [(name, _numbers(part)) for name, part in feed.named_children() if name.endswith("_proj")]
 
 
 def _through(part: nn.Module, states: Tensor) -> Tensor:
-    """A linear part; anything but the plain one (an adapter) as the module that it is."""
-    if type(part) is not nn.Linear:
+    """A linear part, with its adapter; anything else as the module that it is."""
+    found = plain(part)
+    if found is None:
         return part(states)
     learning = torch.is_grad_enabled() and len(states) >= MANY and available()
-    return (trained if learning else linear)(states, part.weight, part.bias)
+    return found(states, trained if learning else linear)
 
 
 def _normed(part: Any, states: Tensor) -> Tensor:
