@@ -39,7 +39,7 @@ class Decoder(Protocol):
         ...
 
     def end(self) -> None:
-        """There are no rows any more; what was made of the weights is given back."""
+        """There are no rows any more: their memory, and what was made of the weights, is given back."""
         ...
 
     def columns_for(self, prompt: int, room: int, siblings: int) -> int:
@@ -90,7 +90,8 @@ class SlotDecoder:
             self.lean.begin()
 
     def end(self) -> None:
-        """See `Decoder`."""
+        """See `Decoder`. The store goes too: what comes next (an update) may want its memory."""
+        self.clear()
         if self.lean is not None:
             self.lean.end()
 

@@ -25,7 +25,7 @@ from maieutic.models.causal import likeliest
 from maieutic.models.softmax import Scores, scores
 from maieutic.types import Batch, Outputs
 
-EASE = 4096
+EASE = 2048
 """Tokens that a CPU runs at once, where groups allow it. More gain nothing: products are at their full speed with a few
 hundred rows, and everything between them falls out of the caches (5 to 8 % of a step of models with 0.4 and 4 M)."""
 
