@@ -1,6 +1,7 @@
 """Annotate: the columns that models fill, asked of them only where an algorithm reads them.
 
-    old_logprobs                       the learner, before the update; what sampled, where that is an older policy
+    old_logprobs                       the learner, before the update; what sampled, where that is an older policy, or
+                                       where it is asked for and says the same (`RecordedOld`)
     old_values, final_values           the learner's critic
     ref_logprobs                       the reference
     teacher_logprobs, teacher_top_*    the teacher
@@ -10,6 +11,7 @@ Letters: `B` rows, `T` tokens.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -21,21 +23,71 @@ from torch.nn.functional import pad
 from maieutic.clock import phase
 from maieutic.core.parts import CAPABILITIES, Algorithm
 from maieutic.core.select import sampled_share
-from maieutic.errors import ConfigError
+from maieutic.errors import ConfigError, UnknownName
 from maieutic.protocols import Learner, Policy, Scorer, Source, Teacher
 from maieutic.types import PROVIDERS, Batch
 
 Filler = Callable[[Batch], Mapping[str, Tensor]]
 
+log = logging.getLogger("maieutic.annotate")
+
+
+class RecordedOld:
+    """Fills `old_logprobs` with what was recorded while sampling: a forward pass over the whole batch fewer.
+
+    The old policy is the one that sampled, so both are the same numbers as far as two engines compute the same. Whether
+    they do is seen on one row in sixteen of every batch, which the learner is asked about; where they are further apart
+    than `bound` (nats a token, the mean of |learner − sampler|), the learner fills the whole column. Nothing is
+    remembered from batch to batch, so a resumed run decides as an unbroken one.
+    """
+
+    def __init__(self, learner: Learner, bound: float = 1e-4, every: int = 16) -> None:
+        self.learner = learner
+        self.bound = bound
+        self.every = every
+        self.said = False
+
+    def __call__(self, batch: Batch) -> Mapping[str, Tensor]:
+        """See `Filler`."""
+        rows = batch.mask.any(1).nonzero().flatten()[:: self.every]
+        some = batch.rows(rows)
+        apart = (self.learner.logprobs(some) - some.sampler_logprobs).abs()[some.mask]
+        worst = float(apart.mean()) if len(apart) else 0.0
+        if worst <= self.bound:
+            return {"old_logprobs": batch.sampler_logprobs}
+        if not self.said:
+            self.said = True
+            log.warning(
+                "old_logprobs = 'sampler', but learner and sampler are %.2g nats a token apart (accepted: %.2g), so "
+                "the learner computes them. Leave the setting out: here it only costs",
+                worst,
+                self.bound,
+            )
+        return {"old_logprobs": self.learner.logprobs(batch)}
+
+
+#: Who fills `old_logprobs`, by name.
+OLD_LOGPROBS: Mapping[str, Callable[[Learner], Filler]] = {
+    "learner": lambda learner: lambda batch: {"old_logprobs": learner.logprobs(batch)},
+    "sampler": RecordedOld,
+}
+
 
 def fillers(
-    policy: Policy, reference: Scorer | None, teacher: Teacher | None, *, sampler_is_old: bool = False
+    policy: Policy,
+    reference: Scorer | None,
+    teacher: Teacher | None,
+    *,
+    sampler_is_old: bool = False,
+    old_logprobs: str = "learner",
 ) -> Mapping[str, Filler]:
     """Column → what fills it (perhaps with others), for every column that these models can fill.
 
-    `sampler_is_old`: see `is_anchored_at_sampler`.
+    `sampler_is_old`: see `is_anchored_at_sampler`. `old_logprobs`: a name in `OLD_LOGPROBS`. Raises `UnknownName`.
     """
-    found: dict[str, Filler] = {"old_logprobs": lambda batch: {"old_logprobs": policy.learner.logprobs(batch)}}
+    if old_logprobs not in OLD_LOGPROBS:
+        raise UnknownName("way to fill old_logprobs", old_logprobs, OLD_LOGPROBS)
+    found: dict[str, Filler] = {"old_logprobs": OLD_LOGPROBS[old_logprobs](policy.learner)}
     if sampler_is_old:
         found["old_logprobs"] = lambda batch: {"old_logprobs": batch.sampler_logprobs}
     if "values" in policy.learner.capabilities:
@@ -132,6 +184,15 @@ def check(source: Source, policy: Policy, algorithm: Algorithm, fill: Mapping[st
         raise ConfigError(
             f"{algorithm.name} compares rollouts of one task: got num_generations={siblings}; expected at least "
             f"{algorithm.siblings}"
+        )
+
+
+def check_old(source: Source, old_logprobs: str) -> None:
+    """Raise ConfigError where rows that the policy did not write would say what the old policy was."""
+    if old_logprobs != "learner" and (not source.samples or getattr(source, "share", 1.0) < 1.0):
+        raise ConfigError(
+            f"got old_logprobs = {old_logprobs!r} and a source with recorded rows, of which no sampler said anything; "
+            "expected rows that the policy wrote. Leave it out"
         )
 
 

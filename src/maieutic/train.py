@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from maieutic.annotate import Filler, annotate, asked_columns, check, fillers, is_anchored_at_sampler
+from maieutic.annotate import Filler, annotate, asked_columns, check, check_old, fillers, is_anchored_at_sampler
 from maieutic.clock import phase
 from maieutic.core.measures import batch_measures, group_measures, memory_measures, row_measures, staleness
 from maieutic.core.parts import Algorithm
@@ -25,14 +25,19 @@ def train(
     reference: Scorer | None = None,
     teacher: Teacher | None = None,
     start: int = 0,
+    old_logprobs: str = "learner",
 ) -> Iterator[Step]:
     """Yield steps `start … steps − 1`, each after its update; the caller does what it likes between them.
+
+    `old_logprobs`: who says what the policy was before several optimiser steps on a batch: the "learner", by one more
+    forward pass, or the "sampler", as it recorded them, where both say the same (see `annotate.RecordedOld`).
 
     Raises ConfigError at once when the source or the models cannot serve the algorithm.
     """
     anchored = is_anchored_at_sampler(source, algorithm)
-    fill = fillers(policy, reference, teacher, sampler_is_old=anchored)
+    fill = fillers(policy, reference, teacher, sampler_is_old=anchored, old_logprobs=old_logprobs)
     check(source, policy, algorithm, fill)
+    check_old(source, old_logprobs)
     return _loop(source, policy, algorithm, range(start, steps), fill)
 
 

@@ -271,6 +271,9 @@ class StageConfig(Strict):
         None, ge=0, le=1, description="share of failed rewards that stops the run; default: the function's own, or 0.1"
     )
     optimiser: OptimiserConfig = OptimiserConfig()  # type: ignore[call-arg]
+    old_logprobs: Literal["learner", "sampler"] = Field(
+        "learner", description="sampler: as recorded, one forward pass fewer where a step has several optimiser steps"
+    )
     critic: CriticConfig | None = None
     teacher: TeacherConfig | None = None
     reference: ReferenceConfig | None = Field(None, description="default: fixed, where the stage begins")

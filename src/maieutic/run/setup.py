@@ -47,6 +47,8 @@ class Setup:
     teacher_parameters: int = 0
     labels: Labels | None = None
     """Of a policy that is to be asked with labels from here on; they go with its weights."""
+    old_logprobs: str = "learner"
+    """Who fills that column; see `train`."""
 
     def train(self, steps: int, start: int) -> Iterator[Step]:
         """The loop over steps `start … steps − 1`, each with its cost among its metrics."""
@@ -58,7 +60,7 @@ class Setup:
         policy = replace(self.policy, learner=metered(self.policy.learner, self.parameters))
         reference = metered(self.reference, self.reference_parameters)
         teacher = metered(self.teacher, self.teacher_parameters)
-        models = {"reference": reference, "teacher": teacher}
+        models: dict[str, Any] = {"reference": reference, "teacher": teacher, "old_logprobs": self.old_logprobs}
         before = spent_beside(self.source)
         for step in train(self.source, policy, self.algorithm, steps=steps, start=start, **models):
             after = spent_beside(self.source)
@@ -135,4 +137,5 @@ def set_up(
         give_demonstrations(algorithm, tasksets[stage.demonstrations], policy)
     labels = algorithm.select.labels or asked
     own, of_reference = parameters_of(loaded), parameters_of(getattr(reference, "model", loaded))
-    return Setup(algorithm, policy, source, reference, teacher, own, of_reference, teacher_parameters, labels)
+    beside = (own, of_reference, teacher_parameters, labels, stage.old_logprobs)
+    return Setup(algorithm, policy, source, reference, teacher, *beside)
