@@ -66,7 +66,7 @@ RECIPES = {
 
 def quick(recipe: Recipe) -> Recipe:
     """A recipe of the same shape that takes seconds: few steps on short solutions."""
-    return replace(recipe, steps=30, rows=16, events=(1, 2))
+    return replace(recipe, steps=20, rows=16, events=(1, 2))
 
 
 def tasks(count: int, events: tuple[int, int], split: str = "train") -> list[Task]:
