@@ -28,6 +28,7 @@ from maieutic.protocols import Learner, Policy, Scorer, Source, Teacher
 from maieutic.types import PROVIDERS, Batch
 
 Filler = Callable[[Batch], Mapping[str, Tensor]]
+Annotator = Callable[[Batch], Batch]
 
 log = logging.getLogger("maieutic.annotate")
 
@@ -111,6 +112,26 @@ def asked_columns(source: Source, algorithm: Algorithm) -> frozenset[str]:
     spared, as it is for a single optimiser step on fresh rows."""
     anchored = is_anchored_at_sampler(source, algorithm)
     return algorithm.asks | ({"old_logprobs"} & algorithm.needs if anchored else frozenset())
+
+
+def annotator(
+    source: Source,
+    policy: Policy,
+    algorithm: Algorithm,
+    reference: Scorer | None,
+    teacher: Teacher | None,
+    old_logprobs: str,
+) -> Annotator:
+    """What fills the columns of each batch of a training.
+
+    Raises ConfigError at once when the source or the models cannot serve the algorithm.
+    """
+    anchored = is_anchored_at_sampler(source, algorithm)
+    fill = fillers(policy, reference, teacher, sampler_is_old=anchored, old_logprobs=old_logprobs)
+    check(source, policy, algorithm, fill)
+    check_old(source, old_logprobs)
+    columns = asked_columns(source, algorithm)
+    return lambda batch: annotate(batch, columns, fill)
 
 
 def annotate(batch: Batch, columns: frozenset[str], fill: Mapping[str, Filler]) -> Batch:

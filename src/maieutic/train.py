@@ -5,9 +5,9 @@ groups ─ select ─► examples ─ pack ─► batch ─ annotate ─► batc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from maieutic.annotate import Filler, annotate, asked_columns, check, check_old, fillers, is_anchored_at_sampler
+from maieutic.annotate import Annotator, annotator
 from maieutic.clock import phase
 from maieutic.core.measures import batch_measures, group_measures, memory_measures, row_measures, staleness
 from maieutic.core.parts import Algorithm
@@ -28,34 +28,26 @@ def train(
     old_logprobs: str = "learner",
 ) -> Iterator[Step]:
     """Yield steps `start … steps − 1`, each after its update; the caller does what it likes between them.
-
-    `old_logprobs`: who says what the policy was before several optimiser steps on a batch: the "learner", by one more
-    forward pass, or the "sampler", as it recorded them, where both say the same (see `annotate.RecordedOld`).
+    `old_logprobs`: who says what the policy was, "learner" or "sampler" (`annotate.RecordedOld`).
 
     Raises ConfigError at once when the source or the models cannot serve the algorithm.
     """
-    anchored = is_anchored_at_sampler(source, algorithm)
-    fill = fillers(policy, reference, teacher, sampler_is_old=anchored, old_logprobs=old_logprobs)
-    check(source, policy, algorithm, fill)
-    check_old(source, old_logprobs)
+    fill = annotator(source, policy, algorithm, reference, teacher, old_logprobs)
     return _loop(source, policy, algorithm, range(start, steps), fill)
 
 
-def _loop(
-    source: Source, policy: Policy, algorithm: Algorithm, indices: range, fill: Mapping[str, Filler]
-) -> Iterator[Step]:
-    columns, stale = asked_columns(source, algorithm), getattr(source, "stale", False)
+def _loop(source: Source, policy: Policy, algorithm: Algorithm, indices: range, fill: Annotator) -> Iterator[Step]:
     for index in indices:
         with phase("sampling"):
             groups = tuple(source.next())
         with phase("select"):
             examples = tuple(algorithm.select(groups))
         measures = {**group_measures(groups), **row_measures(groups, examples)}
-        measures |= staleness(groups, policy.learner.version) if stale and source.samples else {}
+        measures |= staleness(source, groups, policy.learner.version)
         if not examples:
             yield Step(index, groups, (), None, {**measures, "train/skipped": 1.0})
             continue
-        batch = annotate(pack(examples), columns, fill)
+        batch = fill(pack(examples))
         measures |= memory_measures(algorithm)  # as they are for this batch: credit may change them
         with phase("credit"):
             batch = algorithm.credit(batch)

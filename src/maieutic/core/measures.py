@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from maieutic.core.kl import k3
 from maieutic.core.parts import Algorithm
+from maieutic.protocols import Source
 from maieutic.types import Batch, Example, Finish, Group
 
 
@@ -51,11 +52,13 @@ def group_measures(groups: Sequence[Group]) -> dict[str, float]:
     return measures
 
 
-def staleness(groups: Sequence[Group], version: int) -> dict[str, float]:
+def staleness(source: Source, groups: Sequence[Group], version: int) -> dict[str, float]:
     """`policy/staleness`: how many optimiser steps a policy of that version has taken since it wrote a rollout, mean.
 
-    What was made by no policy (its making failed) counts for nothing.
+    Of a source that samples ahead (`stale`); what was made by no policy (its making failed) counts for nothing.
     """
+    if not (source.samples and getattr(source, "stale", False)):
+        return {}
     made = [version - r.version for g in groups for r in g.rollouts if r.completion_length]
     return {"policy/staleness": statistics.fmean(made)} if made else {}
 
