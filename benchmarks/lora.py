@@ -8,7 +8,8 @@ are given as multiples of the bare base's:
     base      without an adapter; its update trains all weights
     merged    an adapter added into the weights, once: the same, in other numbers
     peft      the adapter beside its base, by the forward of peft's own layers
-    adapter   the same by the forward that the local backend takes (`maieutic.models.lora.quick`)
+    adapter   the same as the local backend runs it: in an update by fewer operations (`maieutic.models.lora.quick`),
+              and while a batch is decoded laid out with its weight, as plain weights are (`backends.local.lean`)
 
 The update of the last two trains the adapter alone, so it may take less than the base's. `products` is what the
 adapter's products add to those of the layers and the head, by count of operations. A switch goes to another adapter and

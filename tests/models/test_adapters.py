@@ -382,5 +382,13 @@ def test_a_layer_in_numbers(policy: CausalModel) -> None:
     handle = layer.base_layer.register_forward_hook(lambda *_: None)
     assert plain(layer) is None
     handle.remove()
+    with quick(module):
+        assert plain(layer) is not None
+    layer.forward = layer.base_layer.forward
+    assert plain(layer) is None
+    with quick(module):  # it keeps what it has
+        assert layer.forward == layer.base_layer.forward
+    del layer.forward
+    assert plain(layer) is not None
     assert plain(layer.base_layer) is not None
     assert plain(nn.LayerNorm(3)) is None

@@ -203,11 +203,14 @@ class Plain(NamedTuple):
 
 def plain(part: nn.Module) -> Plain | None:
     """A linear layer, with an adapter or without; None for any other, or where there is more to it: merged weights,
-    dropout, several adapters at work, a variant such as DoRA, weights in different precisions, hooks.
+    dropout, several adapters at work, a variant such as DoRA, weights in different precisions, hooks, or a forward of
+    the layer's own (as accelerate gives it).
 
     What is asked of the layer is read out of its dictionaries: through `nn.Module.__getattr__` it would take as long as
     the product with A, for a few rows.
     """
+    if _listened_to(part):
+        return None
     if type(part) is nn.Linear:
         return Plain(part.weight, part.bias)
     own: dict[str, Any] = vars(part)
@@ -232,7 +235,10 @@ def plain(part: nn.Module) -> Plain | None:
 
 
 def _listened_to(part: nn.Module) -> bool:
-    return bool(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part))
+    """Has it hooks, or a forward of its own that is not the one of `quick`?"""
+    forward = vars(part).get("forward")
+    own = forward is not None and getattr(forward, "__func__", None) is not _forward
+    return bool(own or part._forward_hooks or part._forward_pre_hooks)
 
 
 def _forward(layer: Any, x: Tensor, *more: Any, **named: Any) -> Tensor:

@@ -21,7 +21,7 @@ from maieutic.backends.local.trunk import bare
 from maieutic.core.following import Following
 from maieutic.errors import ConfigError, DataError, ModelError, RunError
 from maieutic.models.causal import CausalModel
-from maieutic.models.reference import moving_reference_of, reference_of
+from maieutic.models.reference import Reference, moving_reference_of, reference_of
 from maieutic.types import Batch
 
 
@@ -55,12 +55,13 @@ class ReferenceScorer:
         self.budget = Budget(micro_batch_tokens)
         model.module.eval()
         self.reference = reference_of(model)
+        self.forward = _forward_of(self.reference, model)
 
     def logprobs(self, batch: Batch) -> Tensor:
         """`[B, T]` nats at the batch's temperature, 0 off the mask."""
-        with self.reference.active(self.module) as frozen:
+        with self.reference.active(self.module):
             device = next(self.module.parameters()).device
-            return _logprobs(forward_for(frozen), batch, self.budget, device)
+            return _logprobs(self.forward, batch, self.budget, device)
 
 
 class FollowingReference:
@@ -80,13 +81,14 @@ class FollowingReference:
         model.module.eval()
         self.rule = Following(every, mix, version())
         self.reference, self.weights = moving_reference_of(model)
+        self.forward = _forward_of(self.reference, model)
 
     def logprobs(self, batch: Batch) -> Tensor:
         """`[B, T]` nats at the batch's temperature, 0 off the mask, after the moves that are due."""
         self.rule.move(self.version(), self.weights, dict(self.module.named_parameters()))
-        with self.reference.active(self.module) as frozen:
+        with self.reference.active(self.module):
             device = next(self.module.parameters()).device
-            return _logprobs(forward_for(frozen), batch, self.budget, device)
+            return _logprobs(self.forward, batch, self.budget, device)
 
     def save(self, folder: Path) -> None:
         """`reference.safetensors`: the weights that move, and the number of moves."""
@@ -179,6 +181,12 @@ def check_vocabularies(model: CausalModel, policy: CausalModel, role: str) -> No
         "tokens with the same ids, because log-probs are compared token by token. What remains for models of different "
         "vocabularies is text: let the teacher write solutions, and fine-tune on them (sft)"
     )
+
+
+def _forward_of(reference: Reference, model: CausalModel) -> Forward:
+    """The way to run the reference, made once: it takes a look at the whole module."""
+    with reference.active(model.module) as frozen:
+        return forward_for(frozen)
 
 
 @torch.no_grad()
