@@ -82,3 +82,15 @@ def test_hidden_matrices_leave_out_embeddings_and_head(tiny: Load) -> None:
 def test_muon_without_matrices_is_refused() -> None:
     with pytest.raises(ConfigError, match="hidden matrices"):
         Updater(Optimiser(kind="muon"), {"w": torch.nn.Parameter(torch.ones(3))}, frozenset())
+
+
+def test_a_gradient_that_is_short_enough_is_not_touched() -> None:
+    weights = {"a": torch.zeros(2, requires_grad=True), "b": torch.zeros(1, requires_grad=True)}
+    for weight in weights.values():
+        weight.grad = torch.full_like(weight, 2.0)  # of length 2 * sqrt(3) = 3.46
+    written = [weight.grad._version for weight in weights.values() if weight.grad is not None]
+    assert Updater(Optimiser(max_grad_norm=3.5), weights, frozenset()).clip() == pytest.approx(12**0.5)
+    assert [weight.grad._version for weight in weights.values() if weight.grad is not None] == written
+    Updater(Optimiser(max_grad_norm=3.4), weights, frozenset()).clip()
+    assert weights["b"].grad is not None
+    assert weights["b"].grad.item() == pytest.approx(2.0 * 3.4 / 12**0.5, rel=1e-5)

@@ -109,7 +109,8 @@ class Updater:
         length = math.hypot(*(float(norm) for norm in norms))
         if math.isfinite(length):
             for part, norm in zip(filter(None, parts), norms, strict=True):
-                torch.nn.utils.clip_grads_with_norm_(part, self.config.max_grad_norm, norm)
+                if float(norm) > self.config.max_grad_norm:  # else it would multiply every gradient by 1
+                    torch.nn.utils.clip_grads_with_norm_(part, self.config.max_grad_norm, norm)
         return length
 
     def step(self) -> float:
