@@ -85,8 +85,9 @@ def write_problems(count: int, path: Path, events: tuple[int, int] = EVENTS) -> 
     return path
 
 
-def prepare(name: str, recipe: Recipe, folder: Path) -> Path:
-    """The model `name` in `folder`: found there when it was made by the same recipe, and made otherwise."""
+def prepare(name: str, recipe: Recipe, folder: Path, threads: int | None = None) -> Path:
+    """The model `name` in `folder`: found there when it was made by the same recipe, and made with `threads` otherwise
+    (None: as many as torch has now)."""
     made = folder / name
     told = json.dumps(asdict(recipe), indent=1)
     note = made / "recipe.json"
@@ -96,13 +97,13 @@ def prepare(name: str, recipe: Recipe, folder: Path) -> Path:
     temporary = folder / f".tmp-{name}"
     for old in (made, temporary):
         shutil.rmtree(old, ignore_errors=True)
-    _make(recipe, temporary)
+    _make(recipe, temporary, threads)
     (temporary / "recipe.json").write_text(told, encoding="utf-8")
     os.rename(temporary, made)
     return made
 
 
-def _make(recipe: Recipe, folder: Path) -> None:
+def _make(recipe: Recipe, folder: Path, threads: int | None) -> None:
     shown = tasks(recipe.steps * recipe.rows, recipe.events)
     corpus = [f"{task.prompt[0].content}{task.meta['solution']}" for task in tasks(CORPUS, EVENTS)]
     size = recipe.size
@@ -124,7 +125,7 @@ def _make(recipe: Recipe, folder: Path) -> None:
     optimiser = Optimiser(
         learning_rate=recipe.learning_rate, total_steps=recipe.steps, warmup_steps=min(5, recipe.steps // 2)
     )
-    policy = LocalBackend().policy(model, optimiser)
+    policy = LocalBackend(threads=threads).policy(model, optimiser)
     source = Recorded(shown, policy.chat, batch=recipe.rows)
     for step in train(source, policy, sft(), steps=recipe.steps):
         if (step.index + 1) % 10 == 0:

@@ -327,7 +327,7 @@ def compare(given: argparse.Namespace) -> Measured:
         recipe, name = (
             (quick(RECIPES[case.size]), f"{case.size}-quick") if given.quick else (RECIPES[case.size], case.size)
         )
-        model = prepare(name, recipe, folder)
+        model = prepare(name, recipe, folder, given.threads)
         problems = write_problems(PROBLEMS, folder / f"{name}.jsonl", recipe.events)
         found.append(measure(case, model, problems, peer, given))
     return report(found, machine, versions)
