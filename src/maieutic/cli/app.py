@@ -15,6 +15,7 @@ from maieutic.cli.catalogue import algorithms, tasks
 from maieutic.cli.compare import compare
 from maieutic.cli.demo import demo
 from maieutic.cli.evaluate import evaluate
+from maieutic.cli.plan import plan
 from maieutic.cli.sample import sample
 from maieutic.cli.show import show
 from maieutic.cli.sweep import sweep
@@ -61,6 +62,11 @@ EXAMPLES = {
         "maieutic train my.toml --dry-run --set stages.0.steps=10 --set model.path=models/tiny",
         "maieutic train --run runs/my --resume",
     ],
+    "plan": [
+        "maieutic plan my.toml --completion-length 120",
+        "maieutic plan my.toml --trial --set micro_batch_tokens=8192",
+        "maieutic plan runs/my",
+    ],
     "eval": [
         "maieutic eval runs/my arithmetic --limit 200",
         "maieutic eval models/tiny questions.jsonl --samples 16 --save before.json",
@@ -87,6 +93,7 @@ def _examples(verb: str) -> str:
 VERBS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "train": train,
+    "plan": plan,
     "eval": evaluate,
     "compare": compare,
     "sweep": sweep,
@@ -96,8 +103,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "algorithms": algorithms,
 }
 for verb, function in VERBS.items():
-    app.command(verb, epilog=_examples(verb), no_args_is_help=verb in ("eval", "compare", "sweep", "sample", "show"))(
-        function
-    )
+    app.command(
+        verb, epilog=_examples(verb), no_args_is_help=verb in ("plan", "eval", "compare", "sweep", "sample", "show")
+    )(function)
 
 command = typer.main.get_command(app)

@@ -49,6 +49,11 @@ def configs(incomplete: str) -> list[Offer]:
     return _starting(incomplete, _paths(incomplete, (".toml",)))
 
 
+def plans(incomplete: str) -> list[Offer]:
+    """TOML files, and folders of runs."""
+    return list(dict.fromkeys([*configs(incomplete), *runs(incomplete)]))
+
+
 def first_line(docstring: str | None) -> str:
     """The first line of a docstring."""
     return (docstring or "").strip().partition("\n")[0]

@@ -13,9 +13,10 @@ logits        those that are held for the backward pass, and the gradient of a p
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from maieutic.backends.local.evaluate import CHUNK, HELD, PIECE, ROWS
+from maieutic.backends.local.evaluate import CHUNK, EASE, HELD, PIECE, ROWS
+from maieutic.backends.local.lean import LAID_OUT
 from maieutic.forecast.sizes import Sizes, Weight
 
 #: What the optimiser keeps beside moments: AdamW counts its steps for each tensor, in four bytes.
@@ -23,6 +24,9 @@ COUNTER = 4
 
 #: Tensors of the size of the sampler's logits: it draws by cumulated probabilities of scaled ones.
 DRAWN_AT_ONCE = 3
+
+#: Bytes of a number from which on a CPU attends to tokens where they lie, see `segments.serves`.
+WIDE = 4
 
 #: Scores that are kept where attention writes them out, each in so many forms.
 WRITTEN_OUT = 2
@@ -68,19 +72,24 @@ class Memory:
 class Pass:
     """What a micro-batch sends through the model.
 
-    >>> Pass(tokens=64, rows=4, context=96, masked=864, predictions=40)      # see `micro_batch`
+    >>> Pass(tokens=64, rows=4, predictions=40, context=96, masked=864)      # see `micro_batch`
 
-    `context`: keys that rows see, their prompts and themselves, over all rows; 0 where a prompt is part of its row.
-    `masked`: queries times keys, of which a mask says who sees whom.
-    `heads`: logits are made of every token, not of predictions only.
+    `context`: keys that are gathered for the rows, their prompts and themselves. `masked`: queries times keys, of which
+    a mask says who sees whom. Both are 0 where attention takes tokens where they lie (`segments`, on a
+    CPU). `heads`: logits are made of every token, not of predictions only.
     """
 
     tokens: int
     rows: int
-    context: int
-    masked: int
     predictions: int
+    context: int = 0
+    masked: int = 0
     heads: bool = False
+
+    @property
+    def gathered(self) -> bool:
+        """Whether attention works on copies of keys and values."""
+        return self.context > 0
 
 
 def gradients(weights: Iterable[Weight]) -> int:
@@ -107,10 +116,11 @@ def orthogonalising(weights: Iterable[Weight], kind: str) -> int:
     return 4 * 2 * max(matrices, default=0)
 
 
-def rows_at_once(budget: int, prompt: int, completion: int, siblings: int) -> tuple[int, int]:
+def rows_at_once(budget: int, prompt: int, completion: int, siblings: int, ease: int | None = None) -> tuple[int, int]:
     """How many prompts and rows of each a micro-batch has: `packing.split` on groups that are all alike.
 
-    Whole groups where they fit; else as many rows of one group as fit, at least one.
+    Whole groups where they fit, several in up to `ease` tokens (None: the budget); else as many rows of one group as
+    fit, at least one.
 
     >>> rows_at_once(1000, 40, 60, 4)      # a group is 40 + 4 * 60 = 280 tokens: three whole groups
     (3, 4)
@@ -119,11 +129,13 @@ def rows_at_once(budget: int, prompt: int, completion: int, siblings: int) -> tu
     """
     whole = prompt + siblings * completion
     if whole <= budget:
-        return budget // whole, siblings
+        return max(1, min(budget, ease or budget) // whole), siblings
     return 1, min(siblings, max(1, (budget - prompt) // max(1, completion)))
 
 
-def micro_batch(sizes: Sizes, budget: int, groups: int, prompt: int, completion: int, siblings: int) -> Pass:
+def micro_batch(
+    sizes: Sizes, budget: int, groups: int, prompt: int, completion: int, siblings: int, device: str = "cpu"
+) -> Pass:
     """The largest micro-batch of a step of `groups` groups that are all alike. The last token is never fed.
 
     Without the fast engine rows are padded and whole, and a large vocabulary lowers the budget (`PaddedForward`).
@@ -132,32 +144,34 @@ def micro_batch(sizes: Sizes, budget: int, groups: int, prompt: int, completion:
         budget = min(budget, max(512, 2 * HELD // sizes.vocabulary))
         length = prompt + completion
         rows = min(groups * siblings, max(1, budget // length))
-        return Pass(rows * length, rows, 0, 0, rows * completion, heads=True)
-    prompts, each = rows_at_once(budget, prompt, completion, siblings)
+        return Pass(rows * length, rows, rows * completion, heads=True)
+    on_cpu = device == "cpu"
+    prompts, each = rows_at_once(budget, prompt, completion, siblings, EASE if on_cpu else None)
     prompts = min(prompts, groups)
     rows, fed = prompts * each, completion - 1
-    return Pass(
-        tokens=prompts * prompt + rows * fed,
-        rows=rows,
-        context=rows * (prompt + fed),
-        masked=rows * fed * (prompt + fed),
-        predictions=rows * completion,
-    )
+    run = Pass(prompts * prompt + rows * fed, rows, rows * completion)
+    if on_cpu and sizes.item >= WIDE:
+        return run
+    return replace(run, context=rows * (prompt + fed), masked=rows * fed * (prompt + fed))
 
 
 def activations(sizes: Sizes, run: Pass) -> int:
     """Kept for the backward pass, of all layers:
 
-        N · (norms + layers · (q F + 3 Q + 2 K) + ranks) + layers · (2 K · C + masked) + M · E
+        N · (norms + layers · (q F + 2 Q + 2 K + heads) + ranks) + M · E             on a CPU
+        + N · layers · Q + layers · (2 K · C + masked)                               elsewhere
 
     A norm keeps two or three numbers for each that it is taken of (`Sizes.norm_kept`), a feed-forward layer four or
-    five for each unit, attention its queries, keys, values and its result, as it comes out and as the next product
-    takes it; an adapter what its first matrix makes. Keys and values are gathered once more for each row of a group,
-    which sees the group's prompt, and where there is a mask it is kept as numbers. Attention that writes its scores
-    out keeps those, too. The last states are kept once more where a token is predicted from them.
+    five for each unit, attention its queries, keys, values, its result, and a number a head; an adapter what its first
+    matrix makes. The last states are kept once more where a token is predicted from them.
+
+    Where keys and values are gathered, they are kept once more for each row of a group, which sees the group's prompt,
+    the mask is kept as numbers, and the result once more as the next product takes it. Attention that writes its
+    scores out keeps those, too.
     """
     token = sizes.norm_kept * sizes.normed + _ranks(sizes)
-    token += sizes.layers * (sizes.mlp_kept * sizes.mlp + 3 * sizes.queries + 2 * sizes.keys)
+    token += sizes.layers * (sizes.mlp_kept * sizes.mlp + 2 * sizes.queries + 2 * sizes.keys + sizes.heads)
+    token += sizes.layers * sizes.queries if run.gathered or run.heads else 0
     token += WRITTEN_OUT * sizes.layers * sizes.heads * (run.tokens // run.rows) if sizes.eager else 0
     seen = sizes.layers * (2 * sizes.keys * run.context + run.masked)
     return sizes.item * (run.tokens * token + seen + run.predictions * sizes.width)
@@ -194,6 +208,12 @@ def passing(sizes: Sizes, run: Pass) -> int:
     scored = sizes.item * min(run.predictions * sizes.vocabulary, _piece(sizes.vocabulary, CHUNK))
     whole = run.tokens * sizes.vocabulary * sizes.item if run.heads else 0
     return sizes.item * (run.tokens * layer + 2 * sizes.keys * run.context + run.masked) + max(scored, whole)
+
+
+def laid_out(sizes: Sizes, device: str) -> int:
+    """Weights that the sampler keeps once more while it writes, arranged for the products of few rows."""
+    size = sizes.item * (sum(product.weights for product in sizes.products) + sizes.head.weights)
+    return size if sizes.lean and device == "cpu" and size <= LAID_OUT else 0
 
 
 def drawing(sizes: Sizes, rows: int) -> int:

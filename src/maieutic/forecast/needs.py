@@ -19,9 +19,10 @@ SAMPLING, ANNOTATE, UPDATE, EVALUATION = "sampling", "annotate", "update", "eval
 
 def micro_batch(inputs: StageInputs, sizes: Sizes, rows: int | None = None) -> memory.Pass:
     """The largest micro-batch of a step's rows (or of so many of them), all as long as they may be."""
-    groups = inputs.groups if rows is None else -(-rows // inputs.siblings)
+    groups = inputs.groups if rows is None else min(inputs.groups, -(-rows // inputs.siblings))
     longest = (inputs.lengths.longest_prompt, inputs.lengths.longest)
-    return memory.micro_batch(sizes, inputs.micro_batch_tokens, groups, *longest, inputs.siblings)
+    kind = inputs.device.partition(":")[0]
+    return memory.micro_batch(sizes, inputs.micro_batch_tokens, groups, *longest, inputs.siblings, kind)
 
 
 def rows_of(inputs: StageInputs) -> int:
@@ -45,7 +46,7 @@ def _requests(inputs: StageInputs) -> list[Request]:
 
 
 def stage_memory(inputs: StageInputs, process: int) -> Memory:
-    """Bytes of everything, phase by phase. What the sampler's store holds stays while the other phases go on."""
+    """Bytes of everything, phase by phase. The sampler gives back what it took when the last row has ended."""
     sizes, beside = inputs.sizes, inputs.beside
     longest = inputs.lengths.longest_prompt + inputs.lengths.longest
     own = [*sizes.weights, *beside.critic]
@@ -64,20 +65,21 @@ def stage_memory(inputs: StageInputs, process: int) -> Memory:
         size = 12 * inputs.rows * longest * beside.top
         standing.append(Item("candidates of the teacher", size, _fewer(inputs)))
     run = micro_batch(inputs, sizes, inputs.together)
-    store = _store_items(inputs)
     held, more = memory.logits(sizes, run)
     phases: dict[str, tuple[Item, ...]] = {}
     if inputs.samples:
-        phases[SAMPLING] = (*store, Item("logits", memory.drawing(sizes, rows_of(inputs)), "max_rows"))
-    here = () if inputs.overlap else store
+        phases[SAMPLING] = (
+            Item("keys and values", _store(inputs), "max_rows"),
+            Item("weights, laid out", memory.laid_out(sizes, inputs.device)),
+            Item("logits", memory.drawing(sizes, rows_of(inputs)), "max_rows"),
+        )
     if beside.scorers:
         widest = max(memory.passing(each, micro_batch(inputs, each)) for each, _ in beside.scorers)
-        phases[ANNOTATE] = (*here, Item("activations that pass", widest, "micro_batch_tokens"))
+        phases[ANNOTATE] = (Item("activations that pass", widest, "micro_batch_tokens"),)
     kept = memory.activations(sizes, run)
     if beside.separate is not None:
         kept += memory.activations(beside.separate, run)
     phases[UPDATE] = (
-        *here,
         Item("gradients", memory.gradients(own)),
         Item("activations", kept, "micro_batch_tokens"),
         Item("logits", held + more, "micro_batch_tokens"),
@@ -86,16 +88,13 @@ def stage_memory(inputs: StageInputs, process: int) -> Memory:
     if inputs.overlap:
         phases = _two_processes(inputs, process, phases)
     if inputs.evaluations:
-        phases[EVALUATION] = (*here, *_evaluating(inputs))
+        phases[EVALUATION] = _evaluating(inputs)
     nothing = [item for item in standing if item.bytes]
     return Memory(tuple(nothing), {name: tuple(i for i in items if i.bytes) for name, items in phases.items()})
 
 
-def _store_items(inputs: StageInputs) -> tuple[Item, ...]:
-    if not inputs.samples:
-        return ()
-    size = store_bytes(inputs.sizes, inputs.device, rows_of(inputs), _requests(inputs))
-    return (Item("keys and values", size, "max_rows"),)
+def _store(inputs: StageInputs) -> int:
+    return store_bytes(inputs.sizes, inputs.device, rows_of(inputs), _requests(inputs))
 
 
 def _fewer(inputs: StageInputs) -> str:
@@ -122,6 +121,7 @@ def _evaluating(inputs: StageInputs) -> tuple[Item, ...]:
     store, drawn = max(found)
     return (
         Item("evaluated model", sizes.bytes()),
+        Item("weights, laid out", memory.laid_out(sizes, inputs.device)),
         Item("keys and values of its sampler", store, "max_rows"),
         Item("logits", drawn, "max_rows"),
     )

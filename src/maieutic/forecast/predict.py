@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from maieutic.core.cost import FORWARD, FORWARD_AND_BACKWARD
 from maieutic.forecast import work
-from maieutic.forecast.memory import Memory
+from maieutic.forecast.memory import Memory, laid_out
 from maieutic.forecast.needs import micro_batch, requests_of, rows_of, stage_memory, written_at_once
 from maieutic.forecast.sizes import Sizes
 from maieutic.forecast.stage import Asked, StageInputs
@@ -51,6 +51,7 @@ class StageForecast:
     """A stage before it starts.
 
     seconds      of a step, by phase; None where it is not known before.
+    reward       of a step, where it was measured; it is no part of a step's seconds where it was not.
     evaluation   seconds of all evaluations and validations of the stage.
     rows         written together.
     """
@@ -63,6 +64,7 @@ class StageForecast:
     tokens: Tokens
     rows: int
     steps: int | None
+    reward: float | None = None
 
     @property
     def step_seconds(self) -> float | None:
@@ -72,6 +74,7 @@ class StageForecast:
             return None
         sampling = sum(value for name, value in known.items() if name.startswith("sampling"))
         rest = sum(known.values()) - sampling
+        sampling += self.reward or 0.0
         return max(sampling, rest) if self.inputs.overlap else sampling + rest
 
     @property
@@ -83,10 +86,15 @@ class StageForecast:
 
 
 def forecast(
-    inputs: StageInputs, machine: Machine, process: int, factors: Mapping[str, float] | None = None
+    inputs: StageInputs,
+    machine: Machine,
+    process: int,
+    factors: Mapping[str, float] | None = None,
+    reward: float | None = None,
 ) -> StageForecast:
-    """What a stage will take. `process`: bytes of a Python with torch and no model; `factors`: phase → how much longer
-    it took than predicted, where that was measured."""
+    """What a stage will take. `process`: bytes of a Python with torch and no model. Where it was measured: `factors`,
+    phase → how much longer it took than predicted, and `reward`, the seconds of a step's rewards that are waited for.
+    """
     works, given, steps = phase_works(inputs), factors or {}, steps_of(inputs)
     seconds = {
         name: None if each is None else each.seconds(machine) / EFFICIENCY[name] * given.get(name, 1.0)
@@ -103,13 +111,14 @@ def forecast(
         tokens=step_tokens(inputs),
         rows=rows_of(inputs),
         steps=steps,
+        reward=reward,
     )
 
 
 def step_tokens(inputs: StageInputs) -> Tokens:
     """Of one step: every row counts as if it stood alone, as `maieutic.core.cost` counts."""
     lengths = inputs.lengths
-    written = inputs.share * inputs.rows if inputs.samples else 0.0
+    written = inputs.share * inputs.drawn * inputs.rows if inputs.samples else 0.0
     each = lengths.prompt + lengths.completion
     trained = None if inputs.passes is None else inputs.passes * inputs.rows * each
     return Tokens(written, written * lengths.completion, trained)
@@ -140,9 +149,10 @@ def phase_works(inputs: StageInputs) -> dict[str, Work | None]:
     sizes, lengths, beside = inputs.sizes, inputs.lengths, inputs.beside
     found: dict[str, Work | None] = {}
     if inputs.samples:
-        told = (lengths.prompt, lengths.completion, float(lengths.longest))
-        found[PREFILL] = work.prefill(sizes, inputs.groups, lengths.prompt).times(inputs.share)
-        found[DECODE] = work.decode(sizes, inputs.rows, rows_of(inputs), *told).times(inputs.share)
+        told = (lengths.prompt, lengths.completion, lengths.reached or lengths.longest)
+        times = inputs.share * inputs.drawn
+        found[PREFILL] = work.prefill(sizes, inputs.groups, lengths.prompt, laid_out(sizes, inputs.device)).times(times)
+        found[DECODE] = work.decode(sizes, inputs.rows, rows_of(inputs), *told).times(times)
     if beside.scorers:
         found[ANNOTATE] = work.together([_scoring(inputs, each, heads) for each, heads in beside.scorers])
     found[UPDATE] = _update(inputs)
@@ -184,6 +194,6 @@ def _evaluation(inputs: StageInputs, asked: Asked, machine: Machine, factors: Ma
     total = sum(request.rows for request in requests)
     parts = {
         PREFILL: work.prefill(sizes, sum(request.groups for request in requests), lengths.prompt),
-        DECODE: work.decode(sizes, total, rows, lengths.prompt, lengths.completion, lengths.longest),
+        DECODE: work.decode(sizes, total, rows, lengths.prompt, lengths.completion, lengths.reached or lengths.longest),
     }
     return sum(each.seconds(machine) / EFFICIENCY[name] * factors.get(name, 1.0) for name, each in parts.items())

@@ -20,13 +20,17 @@ from maieutic.run.tasksets import Tasksets
 
 
 class Reader:
-    """Reads the stages of a config; what is read once is kept."""
+    """Reads the stages of a config; what is read once is kept.
 
-    def __init__(self, config: Config, models: Models | None = None) -> None:
+    `like` has read a config with the same models and tasks, such as another arm of a comparison: they are its.
+    """
+
+    def __init__(self, config: Config, like: Reader | None = None) -> None:
         self.config = config
-        self.tasksets = Tasksets(config)
         self.backend = make_backend(config)
-        self.models = models or Models(config, self.tasksets)
+        self.tasksets: Tasksets = Tasksets(config) if like is None else like.tasksets
+        self.models: Models = Models(config, self.tasksets) if like is None else like.models
+        self.prompts: dict[str, tuple[float, int]] = {} if like is None else like.prompts
 
     def stages(self) -> list[StageInputs]:
         """All of them, completions as long as they may be."""
@@ -38,6 +42,7 @@ class Reader:
         algorithm, taskset = make_stage_algorithm(stage), self.tasksets[stage.tasks]
         siblings = stage.num_generations if algorithm.samples else algorithm.siblings
         return StageInputs(
+            index=index,
             name=stage.name,
             algorithm=algorithm.name,
             sizes=self.models.policy,
@@ -59,7 +64,7 @@ class Reader:
             share=sampled_share(algorithm.select) if algorithm.samples else 0.0,
             refills=stage.max_refill if algorithm.samples and algorithm.select.keeps is not None else 0,
             overlap=stage.overlap,
-            beside=beside_of(stage, algorithm, self.models),
+            beside=beside_of(stage, algorithm, self.models, first=index == 0),
             evaluations=tuple(self._evaluations(stage, index)),
         )
 
@@ -70,7 +75,9 @@ class Reader:
         return self._sampled(stage.tasks, stage.max_completion_length)
 
     def _sampled(self, tasks: str, most: int) -> Lengths:
-        mean, longest = prompt_lengths(self.models.chat, self.tasksets[tasks])
+        if tasks not in self.prompts:
+            self.prompts[tasks] = prompt_lengths(self.models.chat, self.tasksets[tasks])
+        mean, longest = self.prompts[tasks]
         return Lengths(mean, longest, most, most)
 
     def _evaluations(self, stage: StageConfig, index: int) -> list[Asked]:

@@ -57,6 +57,7 @@ class Sizes:
                and between them, of a trained RMS norm, the numbers before they are scaled.
     mlp_kept   the same for each unit of a feed-forward layer.
     plugged    whether the fast engine can run it, as far as its config says.
+    lean       whether the sampler decodes it by products of its own, with the weights laid out once more (on a CPU).
     eager      whether attention writes its scores out, as where they are capped (Gemma 2).
     item       bytes of a number that is computed with.
     """
@@ -74,6 +75,7 @@ class Sizes:
     norm_kept: int
     mlp_kept: int
     plugged: bool
+    lean: bool = False
     eager: bool = False
     item: int = 4
     positions: int | None = None
@@ -120,10 +122,11 @@ def sizes_of(module: nn.Module) -> Sizes:
     head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
     normed, plain = _norms(module, {"q_norm": heads * head_width, "k_norm": kv_heads * head_width})
     mlp, gated = _feed_forward(config, base)
+    products, plugged = _products(module, head), not why_not_by_config(module)
     return Sizes(
         weights=_weights(module),
         buffers=sum(kept.numel() * kept.element_size() for kept in module.buffers()),
-        products=_products(module, head),
+        products=products,
         head=Product(head.weight.shape[1], head.weight.shape[0], head.weight.requires_grad),
         layers=config.num_hidden_layers,
         heads=heads,
@@ -134,7 +137,8 @@ def sizes_of(module: nn.Module) -> Sizes:
         norm_kept=2 if plain else 3,
         # gated: gate, its activation, the other half, their product; else a tanh GELU written out, as GPT-2's
         mlp_kept=4 if gated else 5,
-        plugged=not why_not_by_config(module),
+        plugged=plugged,
+        lean=plugged and gated and all(product.trained for product in products),
         eager=config._attn_implementation == "eager",
         item=head.weight.element_size(),
         positions=getattr(config, "max_position_embeddings", None),

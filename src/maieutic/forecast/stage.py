@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from maieutic.core.parts import Algorithm
 from maieutic.errors import ConfigError
 from maieutic.forecast.sizes import Sizes, Weight, sizes_of
 from maieutic.models.causal import parameter_count
-from maieutic.models.find import holds
+from maieutic.models.find import base_of, find_model, holds
 from maieutic.models.lora import LoRA
 from maieutic.models.outline import chat_of, outline, small_outline
 from maieutic.protocols import Chat, Taskset
@@ -28,12 +29,16 @@ LOOKED_AT = 256
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Tokens of prompts and completions, on average and at most."""
+    """Tokens of prompts and completions, on average and at most.
+
+    `reached`: the longest completion that a step usually has (None: as long as it may be).
+    """
 
     prompt: float
     longest_prompt: int
     completion: float
     longest: int
+    reached: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +76,11 @@ class Asked:
 class StageInputs:
     """What is known of a stage before it starts.
 
+    index              its number in the config, from 0.
     groups, siblings   rows of a step: tasks, and rollouts (or demonstrations) of each.
     samples            whether the policy writes them. `share`: in which share of the steps.
     refills            rounds of drawing again that a step may have, for groups that carry no signal.
+    drawn              how many times as many rollouts a step therefore draws, where that is known.
     steps              None where its `budget` (what is spent, how much of it) must tell, or nobody can.
     counted            parameters by which costs are counted, embeddings left out.
     passes             how often a row goes through the model in an update; None where that depends.
@@ -81,6 +88,7 @@ class StageInputs:
     together           rows of one of them.
     """
 
+    index: int
     name: str
     algorithm: str
     sizes: Sizes
@@ -101,6 +109,7 @@ class StageInputs:
     counted: int = 0
     share: float = 1.0
     refills: int = 0
+    drawn: float = 1.0
     overlap: bool = False
     beside: Beside = Beside()
     evaluations: tuple[Asked, ...] = ()
@@ -110,12 +119,13 @@ class StageInputs:
         """Rollouts of a step."""
         return self.groups * self.siblings
 
-    def at_length(self, mean: float | None, share: float = 1.0) -> StageInputs:
+    def at_length(self, mean: float | None, share: float = 1.0, reached: float | None = None) -> StageInputs:
         """The same with completions of `mean` tokens, or of a share of the longest that they may be, where the policy
         writes them: data are as long as they are."""
 
         def told(lengths: Lengths) -> Lengths:
-            return replace(lengths, completion=min(share * lengths.longest if mean is None else mean, lengths.longest))
+            wanted = share * lengths.longest if mean is None else mean
+            return replace(lengths, completion=min(wanted, lengths.longest), reached=reached)
 
         asked = tuple(replace(each, lengths=told(each.lengths)) for each in self.evaluations)
         return replace(self, lengths=told(self.lengths) if self.samples else self.lengths, evaluations=asked)
@@ -132,7 +142,7 @@ class Models:
         if small is None:
             source, revision = str(config.model.path), config.model.revision
             self.chat: Chat = chat_of(source, config.model.template, revision)
-            given = None if holds(source, "adapter_config.json") else lora
+            given = None if holds(find_model(source), "adapter_config.json") else lora
             module = outline(source, lora=given, revision=revision)
         else:
             from maieutic.models.chat import chat_format
@@ -147,17 +157,30 @@ class Models:
         self.policy = sizes_of(module)
         self.counted = parameter_count(module)
         self.adapter = hasattr(module, "peft_config")
+        self.loaded = config.model.path is not None and holds(find_model(config.model.path), "adapter_config.json")
 
     def other(self, path: str, dtype: str = "float32", revision: str | None = None, *, critic: bool = False) -> Sizes:
         """A model beside the policy. A critic has the policy's adapter settings."""
         key = (path, dtype, critic)
         if key not in self.known:
-            lora = self.config.model.lora if critic and not holds(path, "adapter_config.json") else None
+            plain = not holds(find_model(path), "adapter_config.json")
+            lora = self.config.model.lora if critic and plain else None
             made = None if lora is None else LoRA(**lora.model_dump())
             self.known[key] = sizes_of(
                 outline(path, lora=made, dtype=_precision(dtype, self.config), revision=revision)
             )
         return self.known[key]
+
+    def beside(self, path: str, dtype: str, revision: str | None) -> tuple[Sizes, int]:
+        """A model that scores beside the policy, and the bytes that it takes: those of its adapter at most, where it
+        lies in the policy's module because both have the same base."""
+        own = self.config.model
+        sizes = self.other(path, dtype, revision)
+        if self.adapter and dtype in ("auto", "float32") and own.path is not None:
+            theirs, ours = base_of(path, revision), base_of(own.path, own.revision)
+            if theirs == ours:
+                return sizes, sizes.bytes(True) if holds(find_model(path), "adapter_config.json") else 0
+        return sizes, sizes.bytes()
 
 
 def _precision(dtype: str, config: Config) -> torch.dtype:
@@ -194,29 +217,31 @@ def _some(taskset: Taskset) -> Sequence[Any]:
     return [taskset[index] for index in range(0, len(taskset), step)]
 
 
-def beside_of(stage: StageConfig, algorithm: Algorithm, models: Models) -> Beside:
-    """The models beside the policy of a stage, and the passes over its batch before the update."""
+def beside_of(stage: StageConfig, algorithm: Algorithm, models: Models, first: bool) -> Beside:
+    """The models beside the policy of a stage (the run's `first`, or a later one), and the passes over its batch before
+    the update."""
     policy = models.policy
-    scorers = [(policy, True)] if "old_logprobs" in algorithm.asks else []
+    recorded_old = stage.overlap or stage.old_logprobs == "sampler"  # one row in 16 is asked
+    scorers = [(policy, True)] if "old_logprobs" in algorithm.asks and not recorded_old else []
     reference = teacher = top = 0
     if reads_reference(algorithm):
-        scored, reference = _reference(stage, models)
+        scored, reference = _reference(stage, models, first)
         scorers.append((scored, True))
     if stage.teacher is not None:
-        sizes = models.other(stage.teacher.path, stage.teacher.dtype, stage.teacher.revision)
-        teacher, top = sizes.bytes(), stage.teacher.candidates or sizes.vocabulary
+        spec = stage.teacher
+        sizes, teacher = models.beside(spec.path, spec.dtype, spec.revision)
+        top = spec.candidates or sizes.vocabulary
         scorers.append((sizes, True))
-    head, separate = _critic(stage, models)
+    head, separate, own = _critic(stage, models)
     if separate is not None:
         scorers.append((separate, False))
     elif head and algorithm.asks & {"old_values", "final_values"}:
         scorers.append((policy, False))
-    own = separate.weights if separate is not None else ()
     return Beside(
         reference=reference,
         teacher=teacher,
         critic=(*own, *head),
-        critic_buffers=0 if separate is None else separate.buffers,
+        critic_buffers=separate.buffers if separate is not None and own == separate.weights else 0,
         restart=policy.bytes(True) if "restart" in algorithm.requires else 0,
         scorers=tuple(scorers),
         separate=separate,
@@ -224,33 +249,34 @@ def beside_of(stage: StageConfig, algorithm: Algorithm, models: Models) -> Besid
     )
 
 
-def _reference(stage: StageConfig, models: Models) -> tuple[Sizes, int]:
+def _reference(stage: StageConfig, models: Models, first: bool) -> tuple[Sizes, int]:
     """What scores, and what is kept of it: a model of its own, a copy, a second adapter, or nothing at all (a fresh
     adapter, switched off, is the reference)."""
     spec, policy = stage.reference, models.policy
     if spec is not None and spec.path is not None:
-        other = models.other(spec.path, revision=spec.revision)
-        return other, other.bytes()
+        return models.beside(spec.path, "float32", spec.revision)
     moves = spec is not None and spec.kind == "following"
-    loaded = models.config.model.path is not None and holds(models.config.model.path, "adapter_config.json")
     if models.adapter:
-        return policy, policy.bytes(True) if moves or loaded else 0
+        return policy, policy.bytes(True) if moves or not first or models.loaded else 0
     return policy, policy.bytes()
 
 
-def _critic(stage: StageConfig, models: Models) -> tuple[tuple[Weight, ...], Sizes | None]:
-    """The weights of a critic's head, and the model of a separate one, whose language-model head is not trained."""
+def _critic(stage: StageConfig, models: Models) -> tuple[tuple[Weight, ...], Sizes | None, tuple[Weight, ...]]:
+    """The weights of a critic's head; the model that it is run over, where that is another than the policy; and those
+    weights of this that are there only for it: all of them, or those of its adapter."""
     spec = stage.critic
     if spec is None:
-        return (), None
+        return (), None, ()
+    alone = spec.kind == "separate"
     separate = None
-    if spec.kind == "separate":
+    if alone or spec.kind == "adapter":
         separate = models.policy if spec.path is None else models.other(spec.path, critic=True)
         separate = _without_head(separate)
+    own = () if separate is None else tuple(w for w in separate.weights if alone or w.trained)
     width, hidden = (separate or models.policy).width, spec.hidden
     shapes = [(hidden, width), (hidden,), (1, hidden), (1,)] if hidden else [(1, width), (1,)]
-    head = [torch.Size(shape).numel() for shape in shapes]
-    return tuple(Weight(n, 4 * n, True, tuple(s)) for n, s in zip(head, shapes, strict=True)), separate
+    numbers = [math.prod(shape) for shape in shapes]
+    return tuple(Weight(n, 4 * n, True, shape) for n, shape in zip(numbers, shapes, strict=True)), separate, own
 
 
 def _without_head(sizes: Sizes) -> Sizes:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from maieutic.forecast.memory import MUON
@@ -42,6 +42,9 @@ ADAMW_BYTES = 4 * 8
 
 #: Sides of the product whose rate is taken for attention: the usual size of a head.
 SIDE = 64
+
+#: To arrange a weight takes as long as so many copies of it.
+LAYING = 16.0
 
 #: Newton-Schulz of Muon: five rounds, in bfloat16.
 ROUNDS = 5
@@ -182,9 +185,10 @@ def forward(sizes: Sizes, tokens: float, keys: float, predictions: float, passes
     )
 
 
-def prefill(sizes: Sizes, groups: int, prompt: float) -> Work:
-    """Every prompt once; one prediction each."""
-    return forward(sizes, groups * prompt, groups * seen(0, round(prompt)), groups, 1.0)
+def prefill(sizes: Sizes, groups: int, prompt: float, laid_out: int = 0) -> Work:
+    """Every prompt once, with one prediction each; and so many bytes of weights are arranged for decoding."""
+    run = forward(sizes, groups * prompt, groups * seen(0, round(prompt)), groups, 1.0)
+    return replace(run, moved=run.moved + LAYING * laid_out)
 
 
 def decode(sizes: Sizes, rows: int, at_once: int, prompt: float, mean: float, longest: float) -> Work:
