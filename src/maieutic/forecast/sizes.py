@@ -138,7 +138,7 @@ def sizes_of(module: nn.Module) -> Sizes:
         # gated: gate, its activation, the other half, their product; else a tanh GELU written out, as GPT-2's
         mlp_kept=4 if gated else 5,
         plugged=plugged,
-        lean=plugged and gated and all(product.trained for product in products),
+        lean=plugged and gated,  # an adapter is laid out with its weight
         eager=config._attn_implementation == "eager",
         item=head.weight.element_size(),
         positions=getattr(config, "max_position_embeddings", None),
