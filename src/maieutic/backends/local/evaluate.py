@@ -130,9 +130,8 @@ class PackedForward:
 
     def _hidden(self, packed: Packed) -> Tensor:
         count(len(packed.tokens))
-        if self.recompute and torch.is_grad_enabled():
-            return self.trunk.hidden(packed.tokens, packed.positions, packed.layout, recompute=True)
-        return (self.lean or self.trunk).hidden(packed.tokens, packed.positions, packed.layout)
+        again = self.recompute and torch.is_grad_enabled()
+        return (self.lean or self.trunk).hidden(packed.tokens, packed.positions, packed.layout, again)
 
 
 class PaddedForward:

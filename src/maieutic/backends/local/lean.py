@@ -11,8 +11,9 @@ the numbers agree (`lean_for`); any other trunk stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,7 @@ from transformers.activations import SiLUActivation
 from maieutic.backends.local.attention import Layout
 from maieutic.backends.local.packing import Piece, lay_out
 from maieutic.backends.local.products import Product, available, laid_out, trained
+from maieutic.backends.local.recompute import Run, runner
 from maieutic.backends.local.trunk import Trunk
 from maieutic.models.lora import Plain, plain, quick
 
@@ -65,19 +67,24 @@ class Lean:
         """Give the copies' memory back."""
         self.layers, self.head = [_Plain(layer) for layer in self.body.layers], None
 
-    def hidden(self, tokens: Tensor, positions: Tensor, layout: Layout) -> Tensor:
-        """Last hidden states `[N, E]` of flat `tokens` at `positions`, both `[N]`."""
+    def hidden(self, tokens: Tensor, positions: Tensor, layout: Layout, recompute: bool = False) -> Tensor:
+        """See `Trunk`."""
+        run: Run = runner(self.trunk.module, partial(quick, self.trunk.module)) if recompute else _directly
         with quick(self.trunk.module):
             state = self.body.embed_tokens(tokens)
             cos, sin = (x[0, :, None, None, : x.shape[2] // 2] for x in self.body.rotary_emb(state, positions[None]))
             turn = torch.cat([-sin, sin], dim=2)
             for index, layer in enumerate(self.layers):
-                state = layer.run(index, state, cos, turn, layout)
+                state = run(layer.run, index, state, cos, turn, layout)
             return _normed(self.body.norm, state)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """`[N, E]` → `[N, V]`."""
         return self.trunk.logits(hidden) if self.head is None else self.head(hidden)
+
+
+def _directly(layer: Callable[..., Tensor], *given: Any) -> Tensor:
+    return layer(*given)
 
 
 class _Layer(Protocol):
