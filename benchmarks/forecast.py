@@ -123,7 +123,7 @@ def works_of(sizes: Sizes, point: Point) -> dict[str, work.Work]:
     told = (point.prompt, float(point.completion), float(point.completion))
     once = work.forward(sizes, *work.read_once(sizes, point.groups, point.siblings, *told[:2]), 1.0)
     return {
-        PREFILL: work.prefill(sizes, point.groups, point.prompt, memory.laid_out(sizes, "cpu")),
+        PREFILL: work.prefill(sizes, point.groups, point.prompt, memory.laid_out(sizes)),
         DECODE: work.decode(sizes, rows, rows, *told),
         ANNOTATE: once,
         UPDATE: work.together([once, work.backward(sizes, once), work.optimiser_step(sizes, "adamw")]),

@@ -76,7 +76,7 @@ def test_a_micro_batch_reads_each_prompt_once_and_feeds_all_but_the_last_token()
     run = memory.micro_batch(SIZES, 1024, 2, 3, 5, 2)
     assert run == Pass(tokens=22, rows=4, predictions=20)
     # on a GPU each row gathers its 3 + 4 keys, and its 4 queries are masked against them
-    assert memory.micro_batch(SIZES, 1024, 2, 3, 5, 2, "cuda") == Pass(22, 4, 20, context=28, masked=112)
+    assert memory.micro_batch(SIZES, 1024, 2, 3, 5, 2, on_cpu=False) == Pass(22, 4, 20, context=28, masked=112)
 
 
 def test_without_the_fast_engine_rows_are_whole_and_logits_are_of_every_token():
@@ -222,6 +222,7 @@ def test_memory_adds_up_and_the_store_is_there_while_it_is_sampled_from():
     update = {item.what: item.bytes for item in told.phases["update"]}
     assert update["gradients"] == 608
     assert update["activations"] == 4 * (22 * 162 + 20 * 8)
+    assert update["their gradients, a layer's"] == 4 * 22 * (2 * 8 + 3 * 16 + 2 * 8 + 2 * 4)
     assert "keys and values" not in update
     assert "keys and values" in [item.what for item in told.phases["sampling"]]
     assert told.peak("update") == sum(held.values()) + sum(update.values())
@@ -244,6 +245,12 @@ def test_a_remedy_is_a_value_that_fits():
     assert stage_memory(replace(large, micro_batch_tokens=2 * value), 0).peak("update") > peak - kept // 2
     # what this process has already is not to be had once more
     assert remedies(replace(large), 1000, peak) == []
+    # on a GPU nothing is there before, and rollouts are elsewhere
+    there = replace(large, device="cuda")
+    most = stage_memory(there, 0)
+    assert "rollouts and batch" not in [item.what for item in most.standing]
+    assert remedies(there, 0, most.peak("update")) == []
+    assert remedies(there, 0, most.peak("update") - 1) != []
     # where nothing helps, no value is told
     assert {remedy.value for remedy in remedies(large, 0, 1000)} == {None}
     assert Remedy("update", "micro_batch_tokens", 1 << 14, value) in found

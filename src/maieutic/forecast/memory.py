@@ -134,7 +134,7 @@ def rows_at_once(budget: int, prompt: int, completion: int, siblings: int, ease:
 
 
 def micro_batch(
-    sizes: Sizes, budget: int, groups: int, prompt: int, completion: int, siblings: int, device: str = "cpu"
+    sizes: Sizes, budget: int, groups: int, prompt: int, completion: int, siblings: int, *, on_cpu: bool = True
 ) -> Pass:
     """The largest micro-batch of a step of `groups` groups that are all alike. The last token is never fed.
 
@@ -145,7 +145,6 @@ def micro_batch(
         length = prompt + completion
         rows = min(groups * siblings, max(1, budget // length))
         return Pass(rows * length, rows, rows * completion, heads=True)
-    on_cpu = device == "cpu"
     prompts, each = rows_at_once(budget, prompt, completion, siblings, EASE if on_cpu else None)
     prompts = min(prompts, groups)
     rows, fed = prompts * each, completion - 1
@@ -175,6 +174,11 @@ def activations(sizes: Sizes, run: Pass) -> int:
     token += WRITTEN_OUT * sizes.layers * sizes.heads * (run.tokens // run.rows) if sizes.eager else 0
     seen = sizes.layers * (2 * sizes.keys * run.context + run.masked)
     return sizes.item * (run.tokens * token + seen + run.predictions * sizes.width)
+
+
+def differentiating(sizes: Sizes, run: Pass) -> int:
+    """What a backward pass has at once beside what was kept: gradients of one layer's states."""
+    return sizes.item * run.tokens * (2 * sizes.width + 3 * sizes.mlp + 2 * sizes.queries + 2 * sizes.keys)
 
 
 def _ranks(sizes: Sizes) -> int:
@@ -210,10 +214,10 @@ def passing(sizes: Sizes, run: Pass) -> int:
     return sizes.item * (run.tokens * layer + 2 * sizes.keys * run.context + run.masked) + max(scored, whole)
 
 
-def laid_out(sizes: Sizes, device: str) -> int:
-    """Weights that the sampler keeps once more while it writes, arranged for the products of few rows."""
+def laid_out(sizes: Sizes) -> int:
+    """Weights that the sampler keeps once more while it writes on a CPU, arranged for the products of few rows."""
     size = sizes.item * (sum(product.weights for product in sizes.products) + sizes.head.weights)
-    return size if sizes.lean and device == "cpu" and size <= LAID_OUT else 0
+    return size if sizes.lean and size <= LAID_OUT else 0
 
 
 def drawing(sizes: Sizes, rows: int) -> int:

@@ -21,8 +21,7 @@ def micro_batch(inputs: StageInputs, sizes: Sizes, rows: int | None = None) -> m
     """The largest micro-batch of a step's rows (or of so many of them), all as long as they may be."""
     groups = inputs.groups if rows is None else min(inputs.groups, -(-rows // inputs.siblings))
     longest = (inputs.lengths.longest_prompt, inputs.lengths.longest)
-    kind = inputs.device.partition(":")[0]
-    return memory.micro_batch(sizes, inputs.micro_batch_tokens, groups, *longest, inputs.siblings, kind)
+    return memory.micro_batch(sizes, inputs.micro_batch_tokens, groups, *longest, inputs.siblings, on_cpu=inputs.on_cpu)
 
 
 def rows_of(inputs: StageInputs) -> int:
@@ -59,7 +58,7 @@ def stage_memory(inputs: StageInputs, process: int) -> Memory:
         Item("reference", beside.reference),
         Item("teacher", beside.teacher),
         Item("weights to restart from", beside.restart + sum(w.bytes for w in beside.critic if beside.restart)),
-        Item("rollouts and batch", memory.rollouts(inputs.rows, longest), _fewer(inputs)),
+        Item("rollouts and batch", memory.rollouts(inputs.rows, longest) if inputs.on_cpu else 0, _fewer(inputs)),
     ]
     if beside.top:
         size = 12 * inputs.rows * longest * beside.top
@@ -70,7 +69,7 @@ def stage_memory(inputs: StageInputs, process: int) -> Memory:
     if inputs.samples:
         phases[SAMPLING] = (
             Item("keys and values", _store(inputs), "max_rows"),
-            Item("weights, laid out", memory.laid_out(sizes, inputs.device)),
+            Item("weights, laid out", memory.laid_out(sizes) if inputs.on_cpu else 0),
             Item("logits", memory.drawing(sizes, rows_of(inputs)), "max_rows"),
         )
     if beside.scorers:
@@ -82,6 +81,7 @@ def stage_memory(inputs: StageInputs, process: int) -> Memory:
     phases[UPDATE] = (
         Item("gradients", memory.gradients(own)),
         Item("activations", kept, "micro_batch_tokens"),
+        Item("their gradients, a layer's", memory.differentiating(sizes, run), "micro_batch_tokens"),
         Item("logits", held + more, "micro_batch_tokens"),
         Item("orthogonalised matrices", memory.orthogonalising(own, inputs.optimiser)),
     )
@@ -121,7 +121,7 @@ def _evaluating(inputs: StageInputs) -> tuple[Item, ...]:
     store, drawn = max(found)
     return (
         Item("evaluated model", sizes.bytes()),
-        Item("weights, laid out", memory.laid_out(sizes, inputs.device)),
+        Item("weights, laid out", memory.laid_out(sizes) if inputs.on_cpu else 0),
         Item("keys and values of its sampler", store, "max_rows"),
         Item("logits", drawn, "max_rows"),
     )
@@ -141,11 +141,14 @@ class Remedy:
 
 
 def remedies(inputs: StageInputs, process: int, free: int) -> list[Remedy]:
-    """For every phase that needs more than there is, the settings that make it smaller, the most effective first."""
+    """For every phase that needs more than there is, the settings that make it smaller, the most effective first.
+
+    What this process has already is not free, and will not be taken once more.
+    """
     found = []
     told = stage_memory(inputs, process)
     for phase in told.phases:
-        if told.peak(phase) - _here(told) <= free:
+        if told.peak(phase) - process <= free:
             continue
         sizes: dict[str, int] = {}
         for item in (*told.standing, *told.phases[phase]):
@@ -154,11 +157,6 @@ def remedies(inputs: StageInputs, process: int, free: int) -> list[Remedy]:
         keys = sorted(sizes, key=lambda key: -sizes[key])
         found += [_lowered(inputs, phase, key, process, free) for key in keys]
     return found
-
-
-def _here(told: Memory) -> int:
-    """What this process has already: it is not free, and will not be taken once more."""
-    return told.standing[0].bytes
 
 
 def _lowered(inputs: StageInputs, phase: str, key: str, process: int, free: int) -> Remedy:
@@ -179,6 +177,6 @@ def _lowered(inputs: StageInputs, phase: str, key: str, process: int, free: int)
     while value > LEAST[key]:
         value = max(LEAST[key], value // 2)
         told = stage_memory(make[key](value), process)
-        if told.peak(phase) - _here(told) <= free:
+        if told.peak(phase) - process <= free:
             return Remedy(phase, key, present, value)
     return Remedy(phase, key, present, None)

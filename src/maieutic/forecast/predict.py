@@ -150,8 +150,8 @@ def phase_works(inputs: StageInputs) -> dict[str, Work | None]:
     found: dict[str, Work | None] = {}
     if inputs.samples:
         told = (lengths.prompt, lengths.completion, lengths.reached or lengths.longest)
-        times = inputs.share * inputs.drawn
-        found[PREFILL] = work.prefill(sizes, inputs.groups, lengths.prompt, laid_out(sizes, inputs.device)).times(times)
+        times, arranged = inputs.share * inputs.drawn, laid_out(sizes) if inputs.on_cpu else 0
+        found[PREFILL] = work.prefill(sizes, inputs.groups, lengths.prompt, arranged).times(times)
         found[DECODE] = work.decode(sizes, inputs.rows, rows_of(inputs), *told).times(times)
     if beside.scorers:
         found[ANNOTATE] = work.together([_scoring(inputs, each, heads) for each, heads in beside.scorers])

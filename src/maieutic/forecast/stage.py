@@ -115,6 +115,11 @@ class StageInputs:
     evaluations: tuple[Asked, ...] = ()
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether models and their tensors are in the machine's own memory, where rollouts and batches always are."""
+        return torch.device(self.device).type == "cpu"
+
+    @property
     def rows(self) -> int:
         """Rollouts of a step."""
         return self.groups * self.siblings
