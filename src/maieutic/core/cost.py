@@ -17,12 +17,13 @@ Evaluations are not counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maieutic.clock import costing
 from maieutic.types import Batch, Step
+
+if TYPE_CHECKING:  # costs are shown where there is no torch
+    from torch import Tensor
 
 #: The costs of a step as metrics, by the name under which a budget asks for them.
 COSTS: Mapping[str, str] = {
