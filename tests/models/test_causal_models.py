@@ -356,3 +356,13 @@ def test_a_loaded_adapter_is_not_anchored_to_its_base(folders: Path, adapter_fol
     model, tokens = load_causal(adapter_folder), _tokens(2, 16)
     assert abs(_kl(model, reference_of(model), tokens)) <= 1e-6
     assert _kl(model, AdapterOff(), tokens) > 1e-3
+
+
+def test_a_saved_tokenizer_does_not_say_how_it_was_read(tmp_path: Path) -> None:
+    """Folders of a run that went on and of one that was resumed are alike, byte for byte."""
+    first = tiny_folder("llama", tmp_path / "made")
+    again = save_causal(load_causal(first), tmp_path / "again")
+    once_more = save_causal(load_causal(again), tmp_path / "once more")
+    config = (again / "tokenizer_config.json").read_text()
+    assert "is_local" not in config
+    assert config == (once_more / "tokenizer_config.json").read_text()

@@ -10,6 +10,7 @@ Letters: `B` rows, `T` tokens, `V` vocabulary, `N` gathered positions. Log-probs
 
 from __future__ import annotations
 
+import json
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +152,15 @@ def save_causal(model: CausalModel, folder: str | Path) -> Path:
         else:
             module.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
+    _forget_reading(folder / "tokenizer_config.json")
     return folder
+
+
+def _forget_reading(config: Path) -> None:
+    """Leave out how the tokenizer was read (from a folder or the Hub): of one tokenizer all folders are alike."""
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    kept = {name: value for name, value in settings.items() if name not in ("is_local", "local_files_only")}
+    config.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
