@@ -24,6 +24,7 @@ from transformers.activations import SiLUActivation
 
 from maieutic.backends.local.attention import Layout
 from maieutic.backends.local.packing import Piece, lay_out
+from maieutic.backends.local.passes import gated, normed
 from maieutic.backends.local.products import Product, available, laid_out, trained
 from maieutic.backends.local.recompute import Run, runner
 from maieutic.backends.local.trunk import Trunk
@@ -118,12 +119,14 @@ class _Plain:
         if hasattr(attention, "q_norm"):
             query, key = _normed(attention.q_norm, query), _normed(attention.k_norm, key)
         turned = _turned(torch.cat([query, key], dim=1), cos, turn)
-        heads = query.shape[1]
-        read = layout.attend(index, turned[:, :heads], turned[:, heads:], value, attention.scaling)
+        query, key = turned.split([query.shape[1], key.shape[1]], dim=1)
+        read = layout.attend(index, query, key, value, attention.scaling)
         state = state + _through(attention.o_proj, read.reshape(len(state), -1))
         given = _normed(self.module.post_attention_layernorm, state)
-        opened = feed.act_fn(_through(feed.gate_proj, given))
-        return state + _through(feed.down_proj, opened * _through(feed.up_proj, given))
+        gate, up = _through(feed.gate_proj, given), _through(feed.up_proj, given)
+        plain = type(feed.act_fn) in SILU and _learning(state)
+        opened = gated(gate, up) if plain else feed.act_fn(gate) * up
+        return state + _through(feed.down_proj, opened)
 
 
 class _LaidOut:
@@ -140,7 +143,7 @@ class _LaidOut:
             name: laid_out(part.whole(), part.bias)
             for name, part in (("out", _numbers(attention.o_proj)), *_numbered(feed))
         }
-        self.then = "swish" if type(feed.act_fn) in (nn.SiLU, SiLUActivation) else "none"
+        self.then = "swish" if type(feed.act_fn) in SILU else "none"
         self.scale = None
         if hasattr(attention, "q_norm"):
             rows = [attention.q_norm.weight.detach()] * self.heads + [attention.k_norm.weight.detach()] * self.keys
@@ -194,13 +197,23 @@ def _through(part: nn.Module, states: Tensor) -> Tensor:
     found = plain(part)
     if found is None:
         return part(states)
-    learning = torch.is_grad_enabled() and len(states) >= MANY and available()
+    learning = _learning(states) and available()
     return found(states, trained if learning else linear)
 
 
+def _learning(states: Tensor) -> bool:
+    """Whether a derivative is to be taken over many rows, for which passes over memory count, and calls do not."""
+    return torch.is_grad_enabled() and len(states) >= MANY
+
+
 def _normed(part: Any, states: Tensor) -> Tensor:
+    if _learning(states):
+        return normed(states, part.weight, part.variance_epsilon)
     return rms_norm(states, states.shape[-1:], part.weight, part.variance_epsilon)
 
+
+#: Modules that compute x · sigmoid(x).
+SILU = (nn.SiLU, SiLUActivation)
 
 #: The parts that a layer of the common form has, and those that it may have.
 LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
