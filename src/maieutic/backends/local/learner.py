@@ -29,6 +29,7 @@ from maieutic.backends.local.critic import Critic
 from maieutic.backends.local.evaluate import Forward
 from maieutic.backends.local.natural import kept_policy, twice_differentiable
 from maieutic.backends.local.optimiser import Optimiser, Updater, hidden_matrices
+from maieutic.backends.local.products import unchanged
 from maieutic.clock import phase
 from maieutic.core.neighbourhood import KeptPolicy
 from maieutic.core.trust_region import flatten
@@ -220,7 +221,8 @@ class LocalLearner:
         def add(tally: Tally, rows: Tensor) -> None:
             self._differentiate(batch.rows(rows).to(self.device), loss, needs, tally)
 
-        metrics = self.budget.over(batch, self.forward.split, begin, add).metrics()
+        with unchanged():
+            metrics = self.budget.over(batch, self.forward.split, begin, add).metrics()
         return {**metrics, "memory/micro_batch_tokens": float(self.budget.tokens)} if self.budget.lowered else metrics
 
     def _differentiate(self, micro: Batch, loss: LossTerms, needs: frozenset[str], tally: Tally) -> None:

@@ -9,6 +9,9 @@ multiplications of it come with the product. For many rows these products are th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -17,6 +20,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _ops: Any = torch.ops.mkldnn
+
+KEPT = 1 << 28
+"""Bytes of weights that stay laid out within `unchanged`, at most."""
 
 ROWS = 64
 """Rows for which a weight is laid out; it serves any number of them."""
@@ -47,6 +53,30 @@ def laid_out(weight: Tensor, bias: Tensor | None = None) -> Product:
         return Product(_ops._reorder_linear_weight(weight.detach().contiguous(), ROWS), bias)
 
 
+_kept: ContextVar[dict[tuple[object, ...], Tensor] | None] = ContextVar("maieutic_kept_weights", default=None)
+
+
+@contextmanager
+def unchanged() -> Iterator[None]:
+    """Within, no weight changes: those that `trained` lays out stay so for the products that follow, up to `KEPT`."""
+    token = _kept.set({})
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+def _arranged(weight: Tensor, turned: bool) -> Tensor:
+    """The weight `[O, I]`, or where `turned` its transpose, laid out; kept within `unchanged`."""
+    kept, key = _kept.get(), (weight.data_ptr(), *weight.shape, turned)
+    if kept is not None and key in kept:
+        return kept[key]
+    made = laid_out(weight.t() if turned else weight).weight
+    if kept is not None and weight.nbytes + sum(x.nbytes for x in kept.values()) <= KEPT:
+        kept[key] = made
+    return made
+
+
 def trained(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`rows [N, I]` → `[N, O]` with a first derivative, of which the part to `rows` is such a product too."""
     return _Trained.apply(rows, weight, bias)
@@ -58,14 +88,14 @@ class _Trained(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(rows, weight)
-        return laid_out(weight, None if bias is None else bias.detach())(rows)
+        return Product(_arranged(weight, turned=False), None if bias is None else bias.detach())(rows)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
         slope = slope.contiguous()
-        to_rows = laid_out(weight.t())(slope) if ctx.needs_input_grad[0] else None
+        to_rows = Product(_arranged(weight, turned=True), None)(slope) if ctx.needs_input_grad[0] else None
         to_weight = slope.t() @ rows if ctx.needs_input_grad[1] else None
         return to_rows, to_weight, slope.sum(0) if ctx.needs_input_grad[2] else None
 

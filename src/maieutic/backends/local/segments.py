@@ -52,10 +52,9 @@ class Run:
     width: int
     mask: Tensor | None = None
 
-    def slice(self, flat: Tensor) -> Tensor:
-        """`[N, heads, …]` → its own, `[rows, heads, width, …]`: a view."""
-        own = flat[self.start : self.start + self.rows * self.width]
-        return own.unflatten(0, (self.rows, self.width)).transpose(1, 2)
+    def by_row(self, own: Tensor) -> Tensor:
+        """Its tokens `[1, heads, rows · width, …]` → `[rows, heads, width, …]`: a view."""
+        return own if self.rows == 1 else own[0].unflatten(1, (self.rows, self.width)).transpose(0, 1)
 
 
 @dataclass(frozen=True)
@@ -66,13 +65,13 @@ class Shared:
     start: int
     stop: int
 
-    def keys(self, flat: Tensor) -> Tensor:
-        """`[N, heads, …]` → the prompt's, `[1, heads, start - first, …]`: a view."""
-        return flat[self.first : self.start].transpose(0, 1)[None]
+    def keys(self, heads: Tensor) -> Tensor:
+        """`[1, heads, N, …]` → the prompt's, `[1, heads, start - first, …]`: a view."""
+        return heads[:, :, self.first : self.start]
 
-    def queries(self, flat: Tensor) -> Tensor:
-        """`[N, heads, …]` → the completions', `[1, heads, stop - start, …]`: a view."""
-        return flat[self.start : self.stop].transpose(0, 1)[None]
+    def queries(self, heads: Tensor) -> Tensor:
+        """`[1, heads, N, …]` → the completions', `[1, heads, stop - start, …]`: a view."""
+        return heads[:, :, self.start : self.stop]
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,11 @@ class Segments:
         assert device.type == "cpu", f"got {device}; packed rows of other devices are laid out in blocks"
         return self
 
+    def split(self, heads: Tensor) -> list[Tensor]:
+        """`[1, heads, N, …]` → what each run has of it, `[rows, heads, width, …]`: views."""
+        parts = heads.split([run.rows * run.width for run in self.runs], dim=2)
+        return [run.by_row(own) for run, own in zip(self.runs, parts, strict=True)]
+
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:  # noqa: ARG002
         """See `attention.Layout`."""
         size, width = query.shape[-1], value.shape[-1]
@@ -97,22 +101,26 @@ class Segments:
 
 
 class _Attention(torch.autograd.Function):
-    """Queries `[N, H, D]`, keys and values `[N, K, D]` of `Segments` → `[N, H, D]`."""
+    """Queries `[N, H, D]`, keys and values `[N, K, D]` of `Segments` → `[N, H, D]`.
+
+    Some twenty runs a micro-batch of short rows: cut in one call and written in one, as a call takes as long as the
+    arithmetic of a few tokens.
+    """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Segments, scale: float) -> Tensor:
         out = query.new_empty(query.shape)
         total = query.new_empty(query.shape[:2])
-        for run in layout.runs:
-            found, mass = _flash(
-                *map(run.slice, (query, key, value)), 0.0, run.mask is None, **_options(run, query, scale)
-            )
-            run.slice(out).copy_(found)
-            run.slice(total).copy_(mass)
+        given = [_heads_first(x) for x in (query, key, value)]
+        q, k, v, o, t = (*given, _heads_first(out), _heads_first(total))
+        cut = zip(layout.runs, *map(layout.split, given), strict=True)
+        found = [_flash(*own, 0.0, run.mask is None, **_options(run, query, scale)) for run, *own in cut]
+        torch._foreach_copy_(layout.split(o), [read for read, _ in found])
+        torch._foreach_copy_(layout.split(t), [mass for _, mass in found])
         for each in layout.shared:
-            found, mass = _flash(each.queries(query), each.keys(key), each.keys(value), 0.0, False, scale=scale)
-            own, of_own = each.queries(out), each.queries(total)
-            own.lerp_(found, (mass - of_own).sigmoid_()[..., None])
+            read, mass = _flash(each.queries(q), each.keys(k), each.keys(v), 0.0, False, scale=scale)
+            of_own = each.queries(t)
+            each.queries(o).lerp_(read, (mass - of_own).sigmoid_()[..., None])
             of_own.copy_(torch.logaddexp(of_own, mass))
         ctx.save_for_backward(query, key, value, out, total)
         ctx.layout, ctx.scale = layout, scale
@@ -121,21 +129,28 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, out, total = ctx.saved_tensors
+        kept, layout = ctx.saved_tensors, ctx.layout
         slope = slope if slope.stride(-1) == 1 else slope.contiguous()
-        to_query, to_key, to_value = (x.new_empty(x.shape) for x in (query, key, value))
-        for run in ctx.layout.runs:
-            own = map(run.slice, (slope, query, key, value, out, total))
-            found = _flash_backward(*own, 0.0, run.mask is None, **_options(run, query, ctx.scale))
-            for place, part in zip((to_query, to_key, to_value), found, strict=True):
-                run.slice(place).copy_(part)
-        for each in ctx.layout.shared:
+        g, q, k, v, o, t = given = [_heads_first(x) for x in (slope, *kept)]
+        made = [x.new_empty(x.shape) for x in kept[:3]]
+        cut = zip(layout.runs, *map(layout.split, given), strict=True)
+        found = [_flash_backward(*own, 0.0, run.mask is None, **_options(run, slope, ctx.scale)) for run, *own in cut]
+        places = [_heads_first(x) for x in made]
+        for place, parts in zip(places, zip(*found, strict=True), strict=True):
+            torch._foreach_copy_(layout.split(place), list(parts))
+        for each in layout.shared:
             asked, seen = each.queries, each.keys
-            given = (asked(slope), asked(query), seen(key), seen(value), asked(out), asked(total))
-            found = _flash_backward(*given, 0.0, False, scale=ctx.scale)
-            for place, part in zip((asked(to_query), seen(to_key), seen(to_value)), found, strict=True):
+            more = _flash_backward(
+                asked(g), asked(q), seen(k), seen(v), asked(o), asked(t), 0.0, False, scale=ctx.scale
+            )
+            for place, part in zip((asked(places[0]), seen(places[1]), seen(places[2])), more, strict=True):
                 place.add_(part)
-        return to_query, to_key, to_value, None, None
+        return *made, None, None
+
+
+def _heads_first(flat: Tensor) -> Tensor:
+    """`[N, heads, …]` → `[1, heads, N, …]`: a view."""
+    return flat.transpose(0, 1)[None]
 
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
