@@ -147,9 +147,10 @@ def measure(point: Point, known: Measured, *, repeats: int, most: float) -> tupl
     taken = best_in_turn(todo, Clock("cpu").of, repeats=repeats, most=most)
     taken[PREFILL], taken[DECODE] = taken["one"], taken["all"] - taken["one"]
     found = [Found(point, name, each.seconds(known), taken[name]) for name, each in works_of(sizes, point).items()]
+    largest = max(learner.forward.split(batch, 1 << 20), key=len)
     run = memory.micro_batch(sizes, 1 << 20, point.groups, point.prompt, point.completion, point.siblings)
     predicted = memory.activations(sizes, run) + memory.logits(sizes, run)[0]
-    return found, Kept(point, predicted, kept_bytes(learner, batch))
+    return found, Kept(point, predicted, kept_bytes(learner, batch.rows(largest)))
 
 
 def kept_bytes(learner: LocalLearner, batch: Batch) -> int:
