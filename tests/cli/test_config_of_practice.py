@@ -9,7 +9,8 @@ import pytest
 from maieutic.backends.toy import ToyChat, ToySums, toy_policy
 from maieutic.config import StageConfig, parse_config
 from maieutic.errors import ConfigError
-from maieutic.run.build import make_reward, make_source, make_stage_algorithm
+from maieutic.run.build import make_source, make_stage_algorithm
+from maieutic.run.rewards import make_reward
 from maieutic.types import Finish, Rollout, Task
 
 TASKS = ToySums()

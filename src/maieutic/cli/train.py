@@ -77,8 +77,9 @@ def check(config: Config) -> str:
     from maieutic.core.select import sampled_share
     from maieutic.models.find import find_model
     from maieutic.run.budget import optimiser_steps, planned_steps
-    from maieutic.run.build import describe, make_backend, make_optimiser, make_reward, make_stage_algorithm
+    from maieutic.run.build import describe, make_backend, make_optimiser, make_stage_algorithm
     from maieutic.run.frozen import check_adapters, frozen_paths
+    from maieutic.run.rewards import make_reward
     from maieutic.run.tasksets import Tasksets
     from maieutic.sources import recorded, solution_of
 

@@ -6,28 +6,22 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maieutic.choose import choose
 from maieutic.config import Config, StageConfig
 from maieutic.curriculum import Curriculum
-from maieutic.errors import ConfigError, UnknownName
-from maieutic.protocols import Policy, Reward, Source, Taskset
-from maieutic.rewards.compose import answer_reward, weighted
-from maieutic.rewards.format import think_format
-from maieutic.rewards.lift import FailureBudget, load_reward
-from maieutic.rewards.shaping import SHAPING
+from maieutic.errors import ConfigError
+from maieutic.protocols import Policy, Source, Taskset
 from maieutic.rollout import Roller
 from maieutic.run.budget import planned_steps
 from maieutic.run.durable import room_for, size, sync, sync_tree
 from maieutic.run.frozen import check_frozen, describe_frozen
+from maieutic.run.rewards import make_reward, with_steps
 from maieutic.run.rounds import check_rounds, with_hints
 from maieutic.run.tasksets import Tasksets
 from maieutic.run.validation import check_metric
 from maieutic.sources import Mixed, Sampled, recorded
-from maieutic.step_rewards import MonteCarlo, StepRewards
 
 if TYPE_CHECKING:
     from maieutic.backends.local import LocalBackend, Optimiser
@@ -228,50 +222,6 @@ def check_labels(config: Config, model: str) -> None:
         labels = make_stage_algorithm(stage).select.labels
         if labels is not None:
             labels.bind(load_model(config, model).chat)
-
-
-def make_reward(stage: StageConfig, taskset: Taskset) -> Reward:
-    """The weighted sum of the stage's rewards: `answer`, `think_format`, penalties on form, or functions in files."""
-    known: dict[str, Callable[..., Reward]] = {
-        "answer": partial(answer_reward, taskset.verifier),
-        "think_format": think_format,
-        **SHAPING,
-    }
-    for name in stage.reward_options:
-        if name not in stage.rewards or name not in known:
-            raise UnknownName("reward with options", name, [each for each in stage.rewards if each in known])
-    parts: dict[str, Reward] = {}
-    for name in stage.rewards:
-        if name in known:
-            defaults = {"max_completion_length": stage.max_completion_length}
-            parts[name] = choose("reward", known, name, stage.reward_options.get(name, {}), defaults)
-        elif ":" in name:
-            share = stage.max_reward_failures
-            budget = None if share is None else FailureBudget(share)
-            parts[name] = load_reward(name, timeout_seconds=stage.reward_timeout_seconds, budget=budget)
-        else:
-            raise UnknownName("reward", name, [*known, "file.py:function"])
-    return weighted(parts, weights=stage.rewards)
-
-
-def with_steps(
-    reward: Reward, seed: str, stage: StageConfig, algorithm: Algorithm, taskset: Taskset, policy: Policy
-) -> Reward:
-    """The reward, with rewards of steps where the algorithm wants them of continuations by the policy."""
-    select = algorithm.select
-    if not select.continuations or select.labels is None:
-        return reward
-    estimate = MonteCarlo(
-        policy.sampler,
-        policy.chat,
-        taskset.verifier,
-        select.continuations,
-        max_completion_length=stage.max_completion_length,
-        temperature=stage.temperature,
-        tool=taskset.tool,
-        seed=seed,
-    )
-    return StepRewards(reward, taskset.verifier, select.labels.bind(policy.chat).steps, estimate)
 
 
 def make_source(config: Config, stage: StageConfig, algorithm: Algorithm, taskset: Taskset, policy: Policy) -> Source:

@@ -1,0 +1,83 @@
+"""From a stage's `rewards` to one reward: a name of `NAMED`, a prefix of `PREFIXED` with what follows it, or
+`file.py:function`. A factory says by the names of its parameters what it needs of the stage (see `_of_stage`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from maieutic.choose import choose
+from maieutic.config import StageConfig
+from maieutic.errors import UnknownName
+from maieutic.protocols import Policy, Reward, Taskset
+from maieutic.rewards.compose import answer_reward, weighted
+from maieutic.rewards.format import think_format
+from maieutic.rewards.lift import FailureBudget, load_reward
+from maieutic.rewards.shaping import SHAPING
+from maieutic.step_rewards import MonteCarlo, StepRewards
+
+if TYPE_CHECKING:
+    from maieutic.core.parts import Algorithm
+
+
+def own_function(where: str, timeout_seconds: float | None = None, max_failures: float | None = None) -> Reward:
+    """The function at "file.py:name"; `max_failures` is the share of failed calls that stops the run."""
+    budget = None if max_failures is None else FailureBudget(max_failures)
+    return load_reward(where, timeout_seconds=timeout_seconds, budget=budget)
+
+
+#: Name of a reward → what makes it.
+NAMED: Mapping[str, Callable[..., Reward]] = {"answer": answer_reward, "think_format": think_format, **SHAPING}
+#: What a name begins with → what makes it; the whole name is its parameter `where`. The first that fits is taken.
+PREFIXED: Mapping[str, Callable[..., Reward]] = {}
+
+
+def make_reward(stage: StageConfig, taskset: Taskset) -> Reward:
+    """The weighted sum of the stage's rewards. Raises ConfigError for a name or an option that there is not."""
+    known = {**NAMED, **{name: _maker(name) for name in stage.rewards if ":" in name}}
+    for name in stage.reward_options:
+        if name not in stage.rewards or name not in known:
+            raise UnknownName("reward with options", name, [each for each in stage.rewards if each in known])
+    parts: dict[str, Reward] = {}
+    for name in stage.rewards:
+        if name not in known:
+            raise UnknownName("reward", name, [*known, *(f"{prefix}…" for prefix in PREFIXED), "file.py:function"])
+        options = stage.reward_options.get(name, {})
+        parts[name] = choose("reward", known, name, options, _of_stage(name, stage, taskset))
+    return weighted(parts, weights=stage.rewards)
+
+
+def _maker(name: str) -> Callable[..., Reward]:
+    return next((make for prefix, make in PREFIXED.items() if name.startswith(prefix)), own_function)
+
+
+def _of_stage(name: str, stage: StageConfig, taskset: Taskset) -> dict[str, Any]:
+    """What a factory gets of a stage, where it has a parameter of the name."""
+    return {
+        "where": name,
+        "taskset": taskset,
+        "verifier": taskset.verifier,
+        "max_completion_length": stage.max_completion_length,
+        "timeout_seconds": stage.reward_timeout_seconds,
+        "max_failures": stage.max_reward_failures,
+    }
+
+
+def with_steps(
+    reward: Reward, seed: str, stage: StageConfig, algorithm: Algorithm, taskset: Taskset, policy: Policy
+) -> Reward:
+    """The reward, with rewards of steps where the algorithm wants them of continuations by the policy."""
+    select = algorithm.select
+    if not select.continuations or select.labels is None:
+        return reward
+    estimate = MonteCarlo(
+        policy.sampler,
+        policy.chat,
+        taskset.verifier,
+        select.continuations,
+        max_completion_length=stage.max_completion_length,
+        temperature=stage.temperature,
+        tool=taskset.tool,
+        seed=seed,
+    )
+    return StepRewards(reward, taskset.verifier, select.labels.bind(policy.chat).steps, estimate)
