@@ -16,6 +16,7 @@ from maieutic.cli.compare import compare
 from maieutic.cli.demo import demo
 from maieutic.cli.evaluate import evaluate
 from maieutic.cli.plan import plan
+from maieutic.cli.reward import reward
 from maieutic.cli.sample import sample
 from maieutic.cli.show import show
 from maieutic.cli.sweep import sweep
@@ -106,5 +107,6 @@ for verb, function in VERBS.items():
     app.command(
         verb, epilog=_examples(verb), no_args_is_help=verb in ("plan", "eval", "compare", "sweep", "sample", "show")
     )(function)
+app.add_typer(reward)
 
 command = typer.main.get_command(app)

@@ -44,6 +44,17 @@ def models(incomplete: str) -> list[Offer]:
     return runs(incomplete)
 
 
+def rewards(incomplete: str) -> list[Offer]:
+    """Rewards by name, and the functions of Python files, as `file.py:function`."""
+    from maieutic.run.rewards import NAMED, PREFIXED
+
+    file, colon, _ = incomplete.partition(":")
+    if colon and file.endswith(".py") and Path(file).is_file():
+        return _starting(incomplete, [(f"{file}:{name}", said) for name, said in _functions_in(Path(file))])
+    named = [(name, first_line(factory.__doc__)) for name, factory in NAMED.items()]
+    return _starting(incomplete, [*named, *((prefix, "") for prefix in PREFIXED), *_paths(incomplete, (".py",))])
+
+
 def configs(incomplete: str) -> list[Offer]:
     """TOML files."""
     return _starting(incomplete, _paths(incomplete, (".toml",)))
@@ -62,6 +73,17 @@ def first_line(docstring: str | None) -> str:
 def _makes_algorithm(node: ast.FunctionDef) -> bool:
     made = node.returns is not None and ast.unparse(node.returns) == "Algorithm"
     return made and not node.name.startswith("_") and not node.name.startswith("make_")
+
+
+def _functions_in(file: Path) -> Iterator[Offer]:
+    """What stands at the top of a file and can be called or holds something that can, without running the file."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError):
+        return
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+            yield node.name, first_line(ast.get_docstring(node))
 
 
 def _runs_in(folder: Path, incomplete: str) -> Iterator[Offer]:

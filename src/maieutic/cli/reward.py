@@ -1,0 +1,37 @@
+"""`maieutic reward …`: what is done with rewards beside training with them. Each command has a file of its own.
+
+Nothing heavy is imported here: help and completion come at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import typer
+
+from maieutic.cli.reward_try import try_reward
+
+#: Command → what it does, in the order in which `maieutic reward --help` lists them.
+COMMANDS: dict[str, Callable[..., None]] = {
+    "try": try_reward,
+}
+
+#: Command → what stands at the end of its help.
+EXAMPLES: dict[str, list[str]] = {
+    "try": [
+        "maieutic reward try rewards.py:short arithmetic",
+        "maieutic reward try rewards.py:short questions.jsonl --completion 'The answer is 4.'",
+        "maieutic reward try answer arithmetic --model runs/my --samples 4 --json -",
+    ],
+}
+
+reward = typer.Typer(
+    name="reward",
+    help="Try rewards before a run trusts them.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command, function in COMMANDS.items():
+    ending = "Examples:\n\n" + "\n\n".join(f"[bold cyan]{line}[/]" for line in EXAMPLES[command])
+    reward.command(command, epilog=ending, no_args_is_help=True)(function)
