@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,12 +45,102 @@ def test_steps_of_a_text(text, delimiter, steps):
     assert split_steps(text, delimiter) == steps
 
 
-@given(st.text(alphabet="ab;\n ", max_size=30), st.sampled_from(["\n", " ;", ";", "\n\n"]))
+@given(
+    st.text(alphabet="ab;\n é日", max_size=30),
+    st.sampled_from(["\n", " ;", ";", "\n\n", re.compile(r"\n+"), re.compile(r";\s*|日")]),
+)
 def test_steps_of_any_text_join_to_it(text, delimiter):
     steps = split_steps(text, delimiter)
     assert "".join(steps) == text
     assert all(steps)
-    assert all(step.strip() not in ("", delimiter.strip()) for step in steps[:-1])
+    alone = "" if isinstance(delimiter, re.Pattern) else delimiter.strip()
+    assert all(step.strip() not in ("", alone) for step in steps[:-1])
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern", "steps"),
+    [
+        ("First. Then: so. Done", r"[.:] ", ["First. ", "Then: ", "so. ", "Done"]),
+        ("a\n\n\nb\n", r"\n+", ["a\n\n\n", "b\n"]),
+        ("\n\na\n", r"\n", ["\n\na\n"]),  # what has only blanks before it ends nothing
+        ("Step 1: a Step 12: b", r"Step \d+:", ["Step 1: a Step 12:", " b"]),  # a delimiter belongs to what it ends
+        ("ab", r"(?=b)", ["ab"]),  # where it takes no character, it ends nothing
+    ],
+)
+def test_a_delimiter_may_be_a_regular_expression(text, pattern, steps):
+    assert split_steps(text, re.compile(pattern)) == steps
+
+
+DELIMITERS = st.sampled_from(["\n", "\n\n", "é", re.compile(r"\n+"), re.compile(r"[.;]\s?"), re.compile("日?\\n")])
+
+
+class Bytes:
+    """A chat whose tokens are bytes, so that a character may be cut in its middle."""
+
+    def encode(self, text):
+        """The bytes of the text."""
+        return tuple(text.encode())
+
+    def decode(self, tokens):
+        """The text, with a mark for what is no character (yet)."""
+        return bytes(tokens).decode(errors="replace")
+
+    def tokens_ending(self, trigger):
+        """The last byte of the trigger."""
+        return frozenset(trigger.encode()[-1:])
+
+
+class Pieces(Bytes):
+    """A chat whose tokens are pieces of text, some of which go on beyond a delimiter or hold several."""
+
+    words = ("a", "b", "\n", "\n\n", "b\n", "\nb", ".\na\n", "\n日", "é\n\n\nb", ". ", "; a", " ")
+
+    def decode(self, tokens):
+        """The pieces, joined."""
+        return "".join(self.words[token] for token in tokens)
+
+    def tokens_ending(self, trigger):
+        """Pieces that end as the trigger does."""
+        return frozenset(i for i, word in enumerate(self.words) if word[-1] == trigger[-1])
+
+
+def stretches(tokens, ends):
+    return [list(tokens[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+
+
+def joined(parts):
+    return [token for part in parts for token in part]
+
+
+@given(data=st.data(), delimiter=DELIMITERS)
+def test_whatever_the_tokens_the_stretches_join_to_the_completion(data, delimiter):
+    """Pieces that straddle delimiters, written by the model or by its environment, cut anywhere."""
+    tokens = data.draw(st.lists(st.integers(0, len(Pieces.words) - 1), max_size=20))
+    mask = data.draw(st.lists(st.booleans(), min_size=len(tokens), max_size=len(tokens)))
+    delimiter = delimiter if isinstance(delimiter, re.Pattern) or Pieces().tokens_ending(delimiter) else "\n"
+    ends = Steps(Pieces(), delimiter).ends(tokens, mask)
+    assert joined(stretches(tokens, ends)) == tokens
+    assert all(stretches(tokens, ends))
+    for end in ends[:-1]:  # after a choice, or where what was inserted ends
+        assert mask[end - 1] or mask[end]
+
+
+@given(st.text(alphabet="ab.;\n é日😀", max_size=24), st.integers(0, 8), DELIMITERS)
+def test_characters_of_several_tokens(text, missing, delimiter):
+    """The steps of bytes are those of the text; one that ends in the middle of a character loses none of its bytes."""
+    tokens = Bytes().encode(text)
+    ends = Steps(Bytes(), delimiter).ends(tokens, [True] * len(tokens))
+    assert [bytes(step).decode() for step in stretches(tokens, ends)] == split_steps(text, delimiter)
+    cut = tokens[: len(tokens) - missing]
+    ends = Steps(Bytes(), delimiter).ends(cut, [True] * len(cut))
+    assert joined(stretches(cut, ends)) == list(cut)
+
+
+def test_a_token_that_goes_on_beyond_a_delimiter():
+    # a | \nb | \n | a : as text, a step ends after the first newline; its token is chosen as a whole with the b
+    tokens = [Pieces.words.index(word) for word in ("a", "\nb", "\n", "a")]
+    assert Steps(Pieces(), "\n").ends(tokens, [True] * 4) == (3, 4)  # not seen while it is written: one step
+    assert Steps(Pieces(), re.compile("\n")).ends(tokens, [True] * 4) == (2, 3, 4)  # seen in the finished text
 
 
 @given(st.lists(st.tuples(st.sampled_from([A, B, SEMI, SO, 0]), st.booleans()), max_size=20))
@@ -110,6 +202,8 @@ def test_a_delimiter_that_cannot_be_written_is_refused():
         Steps(WORDS, " ; ")
     with pytest.raises(ConfigError, match="got the step delimiter ''"):
         Steps(WORDS, "")
+    with pytest.raises(ConfigError, match="which matches where nothing stands"):
+        Steps(WORDS, re.compile(r"\n*"))
 
 
 def test_labels_that_the_vocabulary_lacks_are_refused(tmp_path):

@@ -5,14 +5,20 @@
 
 A step ends at the first token after which the text ends in the delimiter, whoever wrote it. That can be seen while the
 text is being written, so a label that is inserted at inference stands exactly where training had it. A delimiter after
-nothing but blanks ends no step: the second newline of two belongs to what follows.
+nothing but blanks ends no step: the second newline of two belongs to what follows. Nor does one in the middle of a
+token: what was chosen at once is one choice.
+
+A delimiter may also be a regular expression, of which only the finished text says where it matches: steps then end with
+the tokens in which its matches end, and no labels can be inserted there while a text is being written.
 
 Letters: `T` tokens of a completion, `K` its steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from maieutic.errors import ConfigError, ModelError
@@ -20,6 +26,9 @@ from maieutic.protocols import Chat
 from maieutic.types import Message, Rollout
 
 DELIMITER = "\n"
+
+#: What ends a step: a piece of text, or what a regular expression matches.
+Delimiter = str | re.Pattern[str]
 
 
 def ends_step(text: str, delimiter: str) -> bool:
@@ -31,19 +40,33 @@ def ends_step(text: str, delimiter: str) -> bool:
     return said not in ("", delimiter.strip())
 
 
-def split_steps(text: str, delimiter: str = DELIMITER) -> list[str]:
+def split_steps(text: str, delimiter: Delimiter = DELIMITER) -> list[str]:
     """The steps of a text, delimiters included; joined they are the text.
 
     >>> split_steps("3 + 4 = 7 ; 7 * 2 = 14 ; # 14", " ;")
     ['3 + 4 = 7 ;', ' 7 * 2 = 14 ;', ' # 14']
+    >>> split_steps("First. Then: so. Done", re.compile(r"[.:] "))
+    ['First. ', 'Then: ', 'so. ', 'Done']
     """
-    cuts, found = [0], text.find(delimiter)
-    while found >= 0:
-        end = found + len(delimiter)
-        if ends_step(text[:end], delimiter):
-            cuts.append(end)
-        found = text.find(delimiter, found + 1)
+    cuts = [0, *_cuts(text, delimiter)]
     return [text[a:b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True) if a < b]
+
+
+def _cuts(text: str, delimiter: Delimiter) -> Iterator[int]:
+    """One past the last character of each step that a delimiter ends, rising."""
+    if isinstance(delimiter, str):
+        found = text.find(delimiter)
+        while found >= 0:
+            end = found + len(delimiter)
+            if ends_step(text[:end], delimiter):
+                yield end
+            found = text.find(delimiter, found + 1)
+        return
+    start = 0
+    for match in delimiter.finditer(text):
+        if match.end() > match.start() and text[start : match.start()].strip():
+            start = match.end()
+            yield start
 
 
 @dataclass(frozen=True)
@@ -54,10 +77,17 @@ class Steps:
     """
 
     chat: Chat
-    delimiter: str = DELIMITER
+    delimiter: Delimiter = DELIMITER
     labels: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.delimiter, re.Pattern):
+            if self.delimiter.match(""):
+                raise ConfigError(
+                    f"got the step delimiter {self.delimiter.pattern!r}, which matches where nothing stands; expected "
+                    "an expression that takes at least one character"
+                )
+            return
         if not self.delimiter or (self.delimiter.strip() and self.delimiter.endswith(" ")):
             raise ConfigError(
                 f"got the step delimiter {self.delimiter!r}; expected text without a space at its end, because "
@@ -77,6 +107,10 @@ class Steps:
         """
         kept = without(tokens, self.labels)
         written, chosen = [tokens[i] for i in kept], [mask[i] for i in kept]
+        if isinstance(self.delimiter, re.Pattern):
+            places = self._matched(written, self.delimiter)
+            found = [kept[i] + 1 for i in places if chosen[i] or chosen[i + 1]]
+            return (*found, len(tokens)) if tokens else ()
         ending = self.chat.tokens_ending(self.delimiter)
         found = []
         for i, token in enumerate(written[:-1]):
@@ -84,6 +118,19 @@ class Steps:
             if possible and ends_step(self.chat.decode(written[: i + 1]), self.delimiter):
                 found.append(kept[i] + 1)
         return (*found, len(tokens)) if tokens else ()
+
+    def _matched(self, written: Sequence[int], delimiter: re.Pattern[str]) -> list[int]:
+        """Indices of the tokens in which a match ends, rising, the last token left out."""
+        text = self.chat.decode(written)
+
+        # by halving: decoding every beginning of a long text would take a time that grows with its square
+        def place(before: str) -> int:
+            return bisect_left(
+                range(len(written)), True, key=lambda i: self.chat.decode(written[: i + 1]).startswith(before)
+            )
+
+        places = {place(text[:cut]) for cut in _cuts(text, delimiter)}
+        return sorted(at for at in places if at < len(written) - 1)
 
     def of(self, rollout: Rollout) -> tuple[tuple[int, int], ...]:
         """The steps of a rollout, `[K]` pairs (start, stop) of token indices; the prompt is no part of them."""
