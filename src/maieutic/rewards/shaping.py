@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from maieutic.errors import ConfigError
 from maieutic.protocols import Reward
+from maieutic.rewards import traits
 from maieutic.rewards.lift import unscorable
 from maieutic.types import Finish, Rollout, Score, Task
 
@@ -62,9 +63,7 @@ def repetition(n: int = 3, penalty: float = -1.0) -> Reward:
     _check(f"repetition: got n={n}, penalty={penalty}", n >= 1 and -math.inf < penalty <= 0, "n ≥ 1, penalty ≤ 0")
 
     def repeated(rollout: Rollout) -> float:
-        chosen = [token for token, own in zip(rollout.tokens, rollout.mask) if own]
-        grams = [tuple(chosen[i : i + n]) for i in range(len(chosen) - n + 1)]
-        return penalty * (1 - len(set(grams)) / len(grams)) if grams else 0.0
+        return penalty * (traits.repeated(traits.chosen(rollout), n) or 0.0)
 
     return _each(repeated)
 

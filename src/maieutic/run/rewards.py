@@ -13,6 +13,7 @@ from maieutic.protocols import Policy, Reward, Taskset
 from maieutic.rewards.compose import answer_reward, weighted
 from maieutic.rewards.format import think_format
 from maieutic.rewards.lift import FailureBudget, load_reward
+from maieutic.rewards.penalties import PENALTIES
 from maieutic.rewards.shaping import SHAPING
 from maieutic.step_rewards import MonteCarlo, StepRewards
 
@@ -27,7 +28,12 @@ def own_function(where: str, timeout_seconds: float | None = None, max_failures:
 
 
 #: Name of a reward → what makes it.
-NAMED: Mapping[str, Callable[..., Reward]] = {"answer": answer_reward, "think_format": think_format, **SHAPING}
+NAMED: Mapping[str, Callable[..., Reward]] = {
+    "answer": answer_reward,
+    "think_format": think_format,
+    **SHAPING,
+    **PENALTIES,
+}
 #: What a name begins with → what makes it; the whole name is its parameter `where`. The first that fits is taken.
 PREFIXED: Mapping[str, Callable[..., Reward]] = {}
 
