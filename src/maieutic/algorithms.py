@@ -80,6 +80,7 @@ from maieutic.core.pairs import Pairing, pairing
 from maieutic.core.parts import Algorithm, Credit, Loss
 from maieutic.core.select import demonstrations, everything, informative, mixed
 from maieutic.core.self_training import correct_only
+from maieutic.core.stepwise import SUPERVISION
 from maieutic.core.trust_region import trust_region
 from maieutic.core.update import refit, sgd
 from maieutic.core.weights import constant_length, pair_mean, sequence_mean, sequence_sum, token_mean
@@ -211,12 +212,14 @@ def trpo(
 def grpo(
     beta: float = 0.0, epsilon: float = 0.2, epsilon_high: float | None = None, kl: Estimator = k3,
     scale: str = "group", ratio_anchor: str = "old", correction: Correction | None = None, entropy: float = 0.0,
-    epochs: int = 1, minibatches: int = 1,
+    epochs: int = 1, minibatches: int = 1, supervision: str = "outcome",
 ) -> Algorithm:  # fmt: skip
     """GRPO (arXiv 2402.03300): ratio, advantage, clip, KL. The paper has β = 0.04 with k3 in the loss; TRL's default,
-    and ours, is β = 0. A course takes the ratio to the reference (`ratio_anchor="ref"`): that is not GRPO."""
+    and ours, is β = 0. A course takes the ratio to the reference (`ratio_anchor="ref"`): that is not GRPO.
+    `supervision="process"` (§4.1.3) compares the rewards of steps in the place of outcomes, "both" adds them."""
     surrogate = corrected(clipped_surrogate(epsilon, epsilon_high, anchor=ratio_anchor), correction)
     loss, give = surrogate + beta * kl_to_reference(kl) + entropy * entropy_bonus(), _named("scale", SCALES, scale)
+    give = _named("supervision", SUPERVISION, supervision)(give)
     return Algorithm("grpo", everything(), give, loss, sequence_mean(), sgd(epochs, minibatches))
 
 

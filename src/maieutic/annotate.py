@@ -23,8 +23,10 @@ from torch.nn.functional import pad
 from maieutic.clock import phase
 from maieutic.core.parts import CAPABILITIES, Algorithm
 from maieutic.core.select import sampled_share
+from maieutic.core.stepwise import spends_steps
 from maieutic.errors import ConfigError, UnknownName
 from maieutic.protocols import Learner, Policy, Scorer, Source, Teacher
+from maieutic.rewards.compose import gives_steps
 from maieutic.types import PROVIDERS, Batch
 
 Filler = Callable[[Batch], Mapping[str, Tensor]]
@@ -130,8 +132,14 @@ def annotator(
     fill = fillers(policy, reference, teacher, sampler_is_old=anchored, old_logprobs=old_logprobs)
     check(source, policy, algorithm, fill)
     check_old(source, old_logprobs)
-    columns = asked_columns(source, algorithm)
-    return lambda batch: annotate(batch, columns, fill)
+    check_steps(source, algorithm)
+    columns, noticed = asked_columns(source, algorithm), StepsNoticed(algorithm)
+
+    def fill_in(batch: Batch) -> Batch:
+        noticed(batch)
+        return annotate(batch, columns, fill)
+
+    return fill_in
 
 
 def annotate(batch: Batch, columns: frozenset[str], fill: Mapping[str, Filler]) -> Batch:
@@ -206,6 +214,43 @@ def check(source: Source, policy: Policy, algorithm: Algorithm, fill: Mapping[st
             f"{algorithm.name} compares rollouts of one task: got num_generations={siblings}; expected at least "
             f"{algorithm.siblings}"
         )
+
+
+def check_steps(source: Source, algorithm: Algorithm) -> None:
+    """Raise ConfigError where a reward gives rewards of steps that the algorithm would throw away."""
+    judge = getattr(getattr(source, "roller", None), "reward", None)
+    if judge is not None and gives_steps(judge) and not learns_from_steps(algorithm):
+        raise ConfigError(f"{wasted(algorithm)}, and got a reward that gives rewards of steps. {SPEND}")
+
+
+def learns_from_steps(algorithm: Algorithm) -> bool:
+    """Whether rewards of steps do anything: they reach the advantages, or say how steps are labelled."""
+    return spends_steps(algorithm.credit) or algorithm.select.labels is not None
+
+
+def wasted(algorithm: Algorithm) -> str:
+    """What an algorithm does with rewards of steps, that does nothing with them."""
+    return f"{algorithm.name} learns from outcomes alone (its credit is {algorithm.credit})"
+
+
+SPEND = (
+    'Remedy: grpo with options = { supervision = "process" } or "both", an algorithm that spends them (ppo, reinforce, '
+    'reinforce_plus_plus), or one outcome made of them (`Stepwise(reward, "min")`)'
+)
+
+
+class StepsNoticed:
+    """Says once, of the first batch that has rewards of steps, that the algorithm throws them away, where it does."""
+
+    def __init__(self, algorithm: Algorithm) -> None:
+        self.algorithm = algorithm
+        self.silent = learns_from_steps(algorithm)
+
+    def __call__(self, batch: Batch) -> None:
+        """Look at a batch."""
+        if not self.silent and batch.has("step_rewards"):
+            self.silent = True
+            log.warning("%s, and its rows have rewards of steps, which do nothing. %s", wasted(self.algorithm), SPEND)
 
 
 def check_old(source: Source, old_logprobs: str) -> None:

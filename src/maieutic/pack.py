@@ -58,6 +58,17 @@ def _reward_parts(examples: Sequence[Example], names: Sequence[str]) -> Tensor |
     return torch.tensor([[example.parts.get(name, math.nan) for name in names] for example in examples])
 
 
+def _step_rewards(examples: Sequence[Example], width: int) -> Tensor | None:
+    """`[B, T]`: the reward of the step that ends at a token, NaN where none does; None where no row has steps."""
+    if not any(example.step_rewards for example in examples):
+        return None
+    rewards = torch.full((len(examples), width), math.nan)
+    for i, example in enumerate(examples):
+        for index, reward in example.step_rewards:
+            rewards[i, index] = reward + rewards[i, index].nan_to_num()
+    return rewards
+
+
 def pack(examples: Sequence[Example]) -> Batch:
     """One batch of all the rows, in order: row `i` is `examples[i]`.
 
@@ -75,8 +86,12 @@ def pack(examples: Sequence[Example]) -> Batch:
     with phase("pack"):
         rollouts = [e.rollout for e in examples]
         names = tuple(sorted({name for example in examples for name in example.parts}))
-        columns = {"pairs": _pairs(examples), "reward_parts": _reward_parts(examples, names)}
         width = max(len(r.tokens) for r in rollouts)
+        columns = {
+            "pairs": _pairs(examples),
+            "reward_parts": _reward_parts(examples, names),
+            "step_rewards": _step_rewards(examples, width),
+        }
         return Batch(
             tokens=_padded([r.tokens for r in rollouts], width, torch.long),
             mask=_padded([r.mask for r in rollouts], width, torch.bool),

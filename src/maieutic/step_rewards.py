@@ -45,6 +45,7 @@ class StepRewards:
     steps: Steps
     estimate: Estimate
     spent: Spent = field(default=Spent(), init=False)
+    gives_steps = True
 
     async def __call__(self, task: Task, rollouts: Sequence[Rollout]) -> list[Score]:
         scores = await judge_group(self.judge, task, rollouts)

@@ -203,6 +203,7 @@ PROVIDERS: Mapping[str, str] = {
     "returns": "a credit that computes returns, e.g. `gae()`",
     "weights": "`weigh`, once for each optimiser step",
     "pairs": 'a select that forms pairs, e.g. `pairs("one")` or `given_pairs()`',
+    "step_rewards": "a reward that scores steps, e.g. `StepRewards(...)`",
     "reward_parts": "a reward with named parts, e.g. `weighted({...})`",
     "teacher_logprobs": "a teacher; give `train(..., teacher=...)` or `[stages.teacher]` in the config",
     "teacher_top_ids": "a teacher; give `train(..., teacher=...)` or `[stages.teacher]` in the config",
@@ -234,6 +235,7 @@ class Batch:
     groups, units        [B]      pack: row relations
     pairs                [P, 2]   pack, of rows that a select tied: row numbers (chosen, rejected)
     reward_parts         [B, R]   pack, where rewards have named parts: one column for each of `part_names`, or NaN
+    step_rewards         [B, T]   pack, where steps have rewards: that of the step which ends there, NaN elsewhere
     final_values         [B]      a critic: of the state after the last token where the length limit cut, else 0
     old_values           [B, T]   a critic: of the state in which each token was chosen
     others               –        see `PROVIDERS`; reading a missing one raises `MissingColumn`

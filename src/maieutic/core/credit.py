@@ -3,7 +3,7 @@
 A credit reads a batch and returns it with `advantages [B, T]`, 0 off the mask and without gradient. The credits of
 this page compare a rollout with its siblings or with nothing, and give every token of a rollout the same advantage;
 `discounted` and `whitened` act on tokens. What gives all tokens of a row the same reads the outcome alone (`rewards`):
-step rewards are on tokens, and `discounted` and `gae` spend them.
+step rewards are on tokens; `discounted` and `gae` spend them, and `core.stepwise` compares them.
 
 Letters: `B` rows, `T` tokens, `G` siblings of a group, `r` rewards `[B]`, `m` mask `[B, T]`.
 """
@@ -89,12 +89,12 @@ def group_normalized(eps: float = 1e-4, ddof: int = 1) -> Callable[[Batch], Batc
 
     @compares(2)
     def give(batch: Batch) -> Batch:
-        return _spread(batch, _normalised(batch.rewards, batch.groups, eps, ddof))
+        return _spread(batch, normalised(batch.rewards, batch.groups, eps, ddof))
 
     return give
 
 
-def _normalised(rewards: Tensor, groups: Tensor, eps: float, ddof: int) -> Tensor:
+def normalised(rewards: Tensor, groups: Tensor, eps: float, ddof: int) -> Tensor:
     """(r − mean) / (std + eps) of each row's group, `[B]`; 0 where a group's rewards are all equal."""
     difference, member, size = _centred(rewards, groups)
     squares = torch.zeros(int(member.max()) + 1, dtype=size.dtype, device=size.device)
@@ -173,7 +173,7 @@ def parts_normalized(
                 raise UnknownName("reward part", name, parts)
             known = ~parts[name].isnan()
             if bool(known.any()):
-                advantage[known] += weight * _normalised(parts[name][known], batch.groups[known], eps, ddof)
+                advantage[known] += weight * normalised(parts[name][known], batch.groups[known], eps, ddof)
         return _spread(batch, advantage)
 
     return give
@@ -215,6 +215,7 @@ def discounted(gamma: float = 1.0) -> Callable[[Batch], Batch]:
         returns = returns * mask
         return batch.with_(advantages=returns, returns=returns)
 
+    give.spends_steps = True  # type: ignore[attr-defined]
     return give
 
 

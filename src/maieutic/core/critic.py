@@ -67,6 +67,7 @@ def gae(
             targets = _accumulated(batch, gamma, torch.full_like(batch.rewards, value_lam), end)
         return batch.with_(advantages=advantages, returns=torch.where(batch.mask, targets + batch.old_values, 0.0))
 
+    give.spends_steps = True  # type: ignore[attr-defined]
     return give
 
 

@@ -209,6 +209,8 @@ class Credit(Part):
             return then(self(batch))
 
         chained.siblings = max(self.siblings, then.siblings)  # type: ignore[attr-defined]
+        spend = (getattr(link.function, "spends_steps", False) for link in (self, then))
+        chained.spends_steps = any(spend)  # type: ignore[attr-defined]
         # What the first one fills, the second one may read; if it did not fill it, the second one's own check says so.
         asked = self.needs | (then.needs - {"advantages", "returns"})
         memory = self.memory + then.memory
@@ -290,7 +292,7 @@ class Update(Part):
 
 
 #: Columns that packing and the algorithm fill while a step goes on; models are asked for all others.
-FILLED_BY_ALGORITHM = frozenset({"advantages", "returns", "weights", "pairs", "reward_parts"})
+FILLED_BY_ALGORITHM = frozenset({"advantages", "returns", "weights", "pairs", "reward_parts", "step_rewards"})
 
 
 @dataclass(frozen=True)

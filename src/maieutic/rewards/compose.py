@@ -28,6 +28,11 @@ def _name(judge: Reward) -> str:
     return getattr(judge, "name", None) or getattr(judge, "__name__", None) or type(judge).__name__
 
 
+def gives_steps(judge: Reward) -> bool:
+    """Whether a reward says of itself that it gives rewards of steps. One that is not known to may give them too."""
+    return getattr(judge, "gives_steps", False)
+
+
 def _finite(what: str, value: float) -> float:
     if not math.isfinite(value):
         raise ConfigError(f"{what}: got {value}; expected a finite number")
@@ -101,6 +106,7 @@ def weighted(rewards: Mapping[str, Reward], weights: Mapping[str, float]) -> Rew
         judged = await asyncio.gather(*(judge_group(judge, task, rollouts) for judge in rewards.values()))
         return [_sum({name: scores[i] for name, scores in zip(rewards, judged)}, weights) for i in range(len(rollouts))]
 
+    sum_of_rewards.gives_steps = any(map(gives_steps, rewards.values()))  # type: ignore[attr-defined]
     return sum_of_rewards
 
 
@@ -141,6 +147,7 @@ def gate(gating: Reward, judge: Reward) -> Reward:
         )  # fmt: skip
         return [_gated(_name(gating), opened, score) for opened, score in zip(gates, scores)]
 
+    gated.gives_steps = gives_steps(judge)  # type: ignore[attr-defined]
     return gated
 
 
