@@ -42,7 +42,8 @@ def steps_normalized(added: bool = False, eps: float = 1e-4, ddof: int = 1) -> C
         known = ~rewards.isnan() & (rows[member] > 1)[:, None]
         groups = batch.groups[:, None].expand_as(known)
         scaled = torch.zeros_like(rewards)
-        scaled[known] = normalised(rewards[known], groups[known], eps, ddof)
+        if bool(known.any()):
+            scaled[known] = normalised(rewards[known], groups[known], eps, ddof)
         to_go = scaled.flip(1).cumsum(1).flip(1) * batch.mask
         return batch.with_(advantages=batch.advantages + to_go if added else to_go)
 
