@@ -305,10 +305,9 @@ async def group_reward(task: Task, rollouts: list[Rollout]) -> list[Score]:
 @pytest.mark.parametrize(
     "function",
     [
-        lambda completions: 1.0,
+        lambda words: 1.0,
         lambda completion, weight=1.0: 1.0,
         lambda *completion: 1.0,
-        lambda completion, **rest: 1.0,
         group_reward,
         3,
     ],

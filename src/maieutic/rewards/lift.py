@@ -1,17 +1,19 @@
-"""Plain functions as rewards: `@reward`, and `load_reward("file.py:function")` for functions in users' files.
+"""Reward functions as rewards: `@reward`, and `load_reward("file.py:function")` for functions in users' files.
 
     @reward
     def short(completion: str) -> float:
         return 1.0 if len(completion) < 200 else 0.0
 
-A function takes any of `prompt` (text of the last user message), `completion` (text of the rollout), `answer` (the
-gold) and `task`, by these names. It returns a float; a dict of named parts, which are summed; or None where it cannot
-say, which leaves the rollout unscored. It is called once a rollout, with a time limit.
+A plain function takes any of `prompt` (text of the last user message), `completion` (text of the rollout), `answer`
+(the gold) and `task`, by these names, and is called once a rollout. Functions written for TRL, verifiers, verl,
+OpenRLHF and reasoning-gym are recognised by their parameters and called as they are there; see `adapt`. A function
+returns a float, a bool, a number in a tensor or of numpy; a dict of named parts, which are summed; or None where it
+cannot say, which leaves the rollout unscored. Those for whole groups return a list of these.
 
-A call that raises, takes too long, or returns something else or a number that is not finite leaves its rollout
-unscored (`reward` None, `note` says why). Such failures are counted, the first is logged with its traceback, and
-`FailureBudget` stops the run when they are too many: a reward that always fails must not look like a policy that
-never learns.
+A call that raises, takes too long, or returns something else, a number that is not finite, or more or fewer scores
+than there are completions, leaves its rollouts unscored (`reward` None, `note` says why). Such failures are counted,
+the first is logged with its traceback, and `FailureBudget` stops the run when they are too many: a reward that always
+fails must not look like a policy that never learns.
 
 A function at the top of an importable module (or of a file given to `load_reward`) runs in a process of its own,
 which is killed at the time limit. Closures, lambdas and functions of the script that is being run cannot be imported
@@ -25,26 +27,29 @@ import asyncio
 import inspect
 import logging
 import math
-import numbers
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any, overload
 
 from maieutic.errors import ConfigError, RewardError
 from maieutic.own_code import load_function
 from maieutic.protocols import Reward
+from maieutic.rewards import adapt
+from maieutic.rewards.adapt_arguments import Attempt
+from maieutic.rewards.adapt_calls import Judging, judging
+from maieutic.rewards.adapt_values import Read
 from maieutic.rewards.serve import Target
 from maieutic.rewards.worker import Ended, Outcome, ThreadCaller, Worker
 from maieutic.types import Finish, Rollout, Score, Task
 
 logger = logging.getLogger("maieutic.rewards")
 
-PARAMETERS = ("prompt", "completion", "answer", "task")
-
-Parts = dict[str, float]
+#: Seconds beyond its limit after which a call is killed that should have been cancelled at the limit.
+GRACE = 1.0
 
 
 class FailureBudget:
@@ -86,42 +91,38 @@ class FailureBudget:
             )
 
 
-def read_value(value: Any) -> tuple[float | None, Parts, str]:
-    """What a reward function returned, as (reward, parts, what is wrong with it)."""
-    if value is None:
-        return None, {}, ""
-    parts = value if isinstance(value, dict) else {"": value}
-    read: Parts = {}
-    for name, part in parts.items():
-        where = f"part {name!r} of a dict" if isinstance(value, dict) else "a value"
-        if not isinstance(part, numbers.Real) or not isinstance(name, str):
-            return (
-                None,
-                {},
-                f"it returned {where} of type {type(part).__name__}; expected float, dict of floats, or None",
-            )
-        try:
-            read[name] = float(part)
-        except OverflowError:
-            read[name] = math.inf
-        if not math.isfinite(read[name]):
-            return None, {}, f"it returned {where} that is {read[name]}; expected a finite number, or None"
-    total = sum(read.values())
-    return total, read if isinstance(value, dict) else {}, "" if math.isfinite(total) else f"its parts sum to {total}"
+class Ending(StrEnum):
+    """How the judging of one rollout ended."""
+
+    SCORED = "scored"
+    UNSCORABLE = "unscorable"
+    """The function returned None, or the rollout had failed before."""
+    TIMED_OUT = "timed out"
+    FAILED = "failed"
+    """The function raised, died, or returned what is no reward."""
 
 
-def reading(function: Any) -> Callable[..., tuple[float | None, Parts, str]]:
-    """`function`, its values read. Applied on the side where the function runs: only plain floats travel."""
-    plain = function.function if isinstance(function, PlainReward) else function
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The score of one rollout, how its judging ended, and the failure to show ("" if it is none)."""
 
-    def call(**arguments: Any) -> tuple[float | None, Parts, str]:
-        return read_value(plain(**arguments))
+    ending: Ending
+    score: Score
+    detail: str = ""
 
-    return call
+
+def reading(found: Any) -> Judging:
+    """`found`, to be called for completions of a task. Applied on the side where it runs: only plain values travel."""
+    return judging(found.function if isinstance(found, PlainReward) else found)
 
 
 class PlainReward:
-    """A plain function as a `Reward`; made by `@reward`. `budget.calls` and `budget.failures` say how it fares."""
+    """A function as a `Reward`; made by `@reward` and `load_reward`. `budget.calls` and `budget.failures` say how it
+    fares, `form` how it is called.
+
+    `timeout_seconds` bounds a call: of a function for groups that is one for the whole group. `conversational`: whether
+    it wants lists of messages instead of texts, where that is not as `adapt` guesses.
+    """
 
     def __init__(
         self,
@@ -131,10 +132,11 @@ class PlainReward:
         timeout_seconds: float = 10.0,
         budget: FailureBudget | None = None,
         target: Target | None = None,
+        conversational: bool | None = None,
     ) -> None:
         self.function = function
         self.name: str = name or str(getattr(function, "__name__", type(function).__name__))
-        self.parameters = _parameters(function, self.name)
+        self.form = adapt.recognise(function, self.name, conversational)
         if not (math.isfinite(timeout_seconds) and timeout_seconds > 0):
             raise ConfigError(f"reward {self.name!r}: got timeout_seconds={timeout_seconds}; expected more than 0")
         self.timeout_seconds = timeout_seconds
@@ -152,15 +154,22 @@ class PlainReward:
 
     async def __call__(self, task: Task, rollouts: Sequence[Rollout]) -> list[Score]:
         """One score a rollout. Raises `RewardError` when the failure budget is spent."""
-        calls = [((), self._arguments(task, r)) for r in rollouts if r.finish is not Finish.ERROR]
-        outcomes = await self._outcomes(calls) if calls else []
-        judged = [self._score(outcome) for outcome in outcomes]
-        self._account([detail for _, detail in judged])
-        scores = iter([score for score, _ in judged])
-        return [unscorable(r) if r.finish is Finish.ERROR else next(scores) for r in rollouts]
+        return [judgement.score for judgement in await self.judge(task, rollouts)]
 
-    async def _outcomes(self, calls: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> list[Outcome]:
-        future = self._executor.submit(self._run, calls)
+    async def judge(self, task: Task, rollouts: Sequence[Rollout]) -> list[Judgement]:
+        """One judgement a rollout. Raises `RewardError` when the failure budget is spent."""
+        attempts = [_attempt(r) for r in rollouts if r.finish is not Finish.ERROR]
+        outcomes = await self._outcomes(self._sent(task), attempts) if attempts else []
+        judged = [self._judgement(outcome) for outcome in outcomes]
+        self._account([judgement.detail for judgement in judged])
+        judgements = iter(judged)
+        return [
+            Judgement(Ending.UNSCORABLE, unscorable(r)) if r.finish is Finish.ERROR else next(judgements)
+            for r in rollouts
+        ]
+
+    async def _outcomes(self, task: Task, attempts: Sequence[Attempt]) -> list[Outcome]:
+        future = self._executor.submit(self._run, task, attempts)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -171,40 +180,59 @@ class PlainReward:
                 self.close()
             raise
 
-    def _run(self, calls: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> list[Outcome]:
+    def _run(self, task: Task, attempts: Sequence[Attempt]) -> list[Outcome]:
+        alone = [[attempt] for attempt in attempts]
+        if not (self.form.family.group or self.form.concurrent):
+            return self._called(task, alone)[0]
+        outcomes, ended = self._called(task, [attempts])
+        if self.form.concurrent and len(attempts) > 1 and ended[0] in (Ended.TIMEOUT, Ended.DIED):
+            outcomes, _ = self._called(task, alone)  # one of them took the others with it: find out which
+        return outcomes
+
+    def _called(self, task: Task, batches: Sequence[Sequence[Attempt]]) -> tuple[list[Outcome], list[Ended]]:
+        """An outcome for each completion of the batches, and how the call for each batch ended."""
         if self._caller is None:
             target = self._target or _importable(self.function)
+            limit = self.timeout_seconds + (GRACE if self.form.asynchronous else 0.0)
             self._caller = (
-                ThreadCaller(reading(self.function), timeout_seconds=self.timeout_seconds)
+                ThreadCaller(reading(self.function), timeout_seconds=limit)
                 if target is None
-                else Worker(target, timeout_seconds=self.timeout_seconds)
+                else Worker(target, timeout_seconds=limit)
             )
-        return self._caller.call_each(calls)
+        calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+            ((task, batch, self.timeout_seconds, self.form.conversational), {}) for batch in batches
+        ]
+        made = self._caller.call_each(calls)
+        outcomes = [
+            outcome
+            for call, batch in zip(made, batches)
+            for outcome in (call.value if call.ended is Ended.RETURNED else [call] * len(batch))
+        ]
+        return outcomes, [call.ended for call in made]
 
-    def _arguments(self, task: Task, rollout: Rollout) -> dict[str, Any]:
-        questions = [message.content for message in task.prompt if message.role == "user"]
-        # `meta` may be a read-only view, which cannot travel to another process.
-        known = {
-            "prompt": questions[-1] if questions else "",
-            "completion": rollout.text,
-            "answer": task.answer,
-            "task": replace(task, meta=dict(task.meta)),
-        }
-        return {name: known[name] for name in self.parameters}
+    def _sent(self, task: Task) -> Task:
+        # `meta` may be a read-only view, which cannot travel to another process, and large.
+        needless = self.form.family is adapt.PLAIN and "task" not in self.form.parameters
+        return replace(task, meta={} if needless else dict(task.meta))
 
-    def _score(self, outcome: Outcome) -> tuple[Score, str]:
-        """The score that an outcome makes, and the failure to show ("" if it is none)."""
+    def _judgement(self, outcome: Outcome) -> Judgement:
         if outcome.ended is not Ended.RETURNED:
             last = outcome.detail.strip().rpartition("\n")[2]
-            return Score(None, note=f"{self.name}: {outcome.ended.value}: {last}"), outcome.detail
-        value, parts, wrong = outcome.value
-        if wrong:
-            return Score(None, note=f"{self.name}: {wrong}"), wrong
-        return Score(value, parts=parts, note="" if value is not None else f"{self.name}: returned None"), ""
+            ending = Ending.TIMED_OUT if outcome.ended is Ended.TIMEOUT else Ending.FAILED
+            return Judgement(ending, Score(None, note=f"{self.name}: {outcome.ended.value}: {last}"), outcome.detail)
+        read: Read = outcome.value
+        if read.wrong:
+            last = read.wrong.rpartition("\n")[2]
+            return Judgement(Ending.FAILED, Score(None, note=f"{self.name}: {last}"), read.wrong)
+        if read.reward is None:
+            note = "; ".join(filter(None, (f"{self.name}: returned None", read.note)))
+            return Judgement(Ending.UNSCORABLE, Score(None, note=note))
+        return Judgement(Ending.SCORED, Score(read.reward, parts=read.parts, note=read.note))
 
     def _account(self, outcomes: list[str]) -> None:
-        self.budget.record([bool(detail) for detail in outcomes])
         details = [detail for detail in outcomes if detail]
+        group = self.form.family.group
+        self.budget.record([bool(details)] * bool(outcomes) if group else [bool(detail) for detail in outcomes])
         if not details:
             return
         if not self._shown:
@@ -227,24 +255,9 @@ def unscorable(rollout: Rollout) -> Score:
     return Score(None, note=f"the rollout failed: {rollout.note or 'no reason given'}")
 
 
-def _parameters(function: Callable[..., Any], name: str) -> tuple[str, ...]:
-    if not callable(function) or inspect.iscoroutinefunction(function):
-        raise ConfigError(
-            f"reward {name!r}: got {type(function).__name__}, expected a plain function. Remedy: an async function of "
-            "(task, rollouts) that returns one Score a rollout is a reward already, without @reward"
-        )
-    try:
-        signature = inspect.signature(function)
-    except ValueError as error:
-        raise ConfigError(f"reward {name!r}: its parameters cannot be read. Remedy: wrap it in a function") from error
-    for parameter in signature.parameters.values():
-        named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        if not named or parameter.name not in PARAMETERS:
-            raise ConfigError(
-                f"reward {name!r}: got parameter {str(parameter)!r}; expected any of {', '.join(PARAMETERS)}. "
-                "Remedy: rename it, or close over what else the function needs"
-            )
-    return tuple(signature.parameters)
+def _attempt(rollout: Rollout) -> Attempt:
+    chosen = tuple(token for token, mine in zip(rollout.tokens, rollout.mask) if mine)
+    return Attempt(rollout.text, chosen, rollout.finish is Finish.LENGTH)
 
 
 def _importable(function: Callable[..., Any]) -> Target | None:
@@ -270,7 +283,11 @@ def _importable(function: Callable[..., Any]) -> Target | None:
 def reward(function: Callable[..., Any], /) -> PlainReward: ...
 @overload
 def reward(
-    *, name: str | None = None, timeout_seconds: float = 10.0, budget: FailureBudget | None = None
+    *,
+    name: str | None = None,
+    timeout_seconds: float = 10.0,
+    budget: FailureBudget | None = None,
+    conversational: bool | None = None,
 ) -> Callable[[Callable[..., Any]], PlainReward]: ...
 def reward(
     function: Callable[..., Any] | None = None,
@@ -279,37 +296,54 @@ def reward(
     name: str | None = None,
     timeout_seconds: float = 10.0,
     budget: FailureBudget | None = None,
+    conversational: bool | None = None,
 ) -> PlainReward | Callable[[Callable[..., Any]], PlainReward]:
-    """Lift a plain function into a `Reward`; see the top of this file. Also `@reward(timeout_seconds=2)`.
+    """Lift a function into a `Reward`; see the top of this file. Also `@reward(timeout_seconds=2)`.
 
-    Raises `ConfigError` for parameters other than prompt, completion, answer and task. `.function` is what was lifted.
+    Raises `ConfigError` for parameters that fit no family of `adapt`. `.function` is what was lifted.
     """
 
     def lift(plain: Callable[..., Any]) -> PlainReward:
-        return PlainReward(plain, name=name, timeout_seconds=timeout_seconds, budget=budget)
+        return PlainReward(
+            plain, name=name, timeout_seconds=timeout_seconds, budget=budget, conversational=conversational
+        )
 
     return lift if function is None else lift(function)
 
 
 def load_reward(
-    where: str, *, timeout_seconds: float | None = None, budget: FailureBudget | None = None
+    where: str,
+    *,
+    timeout_seconds: float | None = None,
+    budget: FailureBudget | None = None,
+    conversational: bool | None = None,
 ) -> PlainReward | Reward:
-    """The reward `"path/to/file.py:function"`: a plain function, one lifted by `@reward`, or an async `Reward`.
+    """The reward `"path/to/file.py:function"`: a function of any family, one lifted by `@reward`, an object that
+    `adapt` knows, or an async `Reward`.
 
-    Raises `ConfigError` if the file or the name is not there, `DataError` if the file cannot be run.
+    Raises `ConfigError` if the file or the name is not there, or fits no family; `DataError` if the file cannot be run.
     """
     found, path = load_function("reward", where)
     name = where.rpartition(":")[2]
-    if inspect.iscoroutinefunction(found):
+    if is_reward(found):
         return found
     limit = timeout_seconds
     if isinstance(found, PlainReward):
         limit, budget = limit or found.timeout_seconds, budget or found.budget
-    plain = found.function if isinstance(found, PlainReward) else found
+        conversational = found.form.conversational if conversational is None else conversational
     return PlainReward(
-        plain,
+        found.function if isinstance(found, PlainReward) else found,
         name=found.name if isinstance(found, PlainReward) else name,
         timeout_seconds=10.0 if limit is None else limit,
         budget=budget,
         target=Target(name, path=str(path), adapt=f"{__name__}:reading"),
+        conversational=conversational,
     )
+
+
+def is_reward(found: Any) -> bool:
+    """Whether it is a `Reward` as it stands: an async function of a task and its rollouts."""
+    if not inspect.iscoroutinefunction(found):
+        return False
+    names = list(inspect.signature(found).parameters)
+    return len(names) == 2 and names[0] == "task" and names[1] not in adapt.KNOWN[adapt.VERIFIERS]
