@@ -63,15 +63,21 @@ class TokenScore(nn.Module):
         return scores if head.bias is None else scores + (head.bias[good] - head.bias[bad]).to(wide)
 
 
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The transformers module inside a PEFT wrapper (its adapter stays at work), or the module itself."""
+    wrapped: Any = module
+    return wrapped.get_base_model() if getattr(module, "peft_config", None) else module
+
+
 def body_of(module: nn.Module) -> nn.Module | None:
-    """The trunk of a transformers module, tokens → hidden states."""
-    whole: Any = module
+    """The trunk of a transformers module, tokens → hidden states; of an adapted one with its adapter."""
+    whole: Any = unwrapped(module)
     return getattr(whole, getattr(whole, "base_model_prefix", "") or "", None)
 
 
 def new_score(module: nn.Module, layout: str) -> Score:
     """A fresh head for a causal module: a bias where the layout has one."""
-    whole: Any = module
+    whole: Any = unwrapped(module)
     weight = whole.get_input_embeddings().weight
     width = int(getattr(whole.config.get_text_config(), "hidden_size", weight.shape[1]))
     return Score(width, weight.dtype, weight.device, bias=layout == "tokens")

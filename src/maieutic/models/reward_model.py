@@ -46,6 +46,7 @@ from maieutic.models.classifiers import (
     classifier_around,
     new_score,
     score_of,
+    unwrapped,
 )
 from maieutic.models.find import find_model, holds, unreadable
 from maieutic.models.padded_scores import Engine, padded
@@ -280,7 +281,7 @@ def token_score(model: CausalModel, settings: Settings) -> TokenScore:
         ids.append(found[-1])
     if ids[0] == ids[1]:
         raise ConfigError(f"got {settings.good!r} for right and for wrong steps; expected two different tokens")
-    whole: Any = model.module
+    whole: Any = unwrapped(model.module)
     return TokenScore(whole.get_output_embeddings(), *ids)
 
 

@@ -231,7 +231,7 @@ def _task(
         raise DataError(f"{where}: no prompt; expected text or messages in {_either(columns['prompt'])}.{_has(row)}")
     if answer is None and solution is None and not preference:
         raise DataError(f"{where}: no answer; expected one in {_either(columns['answer'])}.{_has(row)}")
-    messages = _messages(prompt, where)
+    messages = messages_of(prompt, where)
     if system and messages[0].role != "system":
         messages = (Message("system", system), *messages)
     text = None if answer is None else _answer(answer, where)
@@ -245,7 +245,7 @@ def _task(
     taken = {column.partition(".")[0] for column in (used, answer_column, solution_column, *columns["id"])}
     meta = {column: value for column, value in row.items() if column not in taken}
     if solution is not None and (solution_column != answer_column or gold_after):
-        meta["solution"] = _messages(solution, where)[-1].content
+        meta["solution"] = messages_of(solution, where)[-1].content
     return Task(f"{name}/{index if own is None else own}", messages, text, {**meta, **preference})
 
 
@@ -278,7 +278,7 @@ def _preference(
 
 def _ending(value: Any, where: str, side: str) -> str:
     """What the assistant says last."""
-    last = _messages(value, where)[-1]
+    last = messages_of(value, where)[-1]
     if isinstance(value, list) and last.role != "assistant":
         raise DataError(f"{where}: the {side} conversation ends with {last.role!r}; expected the assistant's message")
     return last.content
@@ -305,7 +305,8 @@ def _has(row: Mapping[str, Any]) -> str:
     )
 
 
-def _messages(prompt: Any, where: str) -> tuple[Message, ...]:
+def messages_of(prompt: Any, where: str) -> tuple[Message, ...]:
+    """Text or a list of messages as messages. Raises DataError, which begins with `where`, for anything else."""
     if isinstance(prompt, str):
         return (Message("user", _unicode(prompt, where)),)
     expected = 'expected text or [{"role": "user", "content": "…"}, …]'

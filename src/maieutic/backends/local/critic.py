@@ -153,7 +153,7 @@ class OwnTrunk(nn.Module):
         self.head = head
         self.learning_rate = learning_rate
         self.own_forward = forward_for(module)
-        _freeze_language_head(module)
+        freeze_language_head(module)
 
     def recompute(self) -> None:
         """See `JoinedCritic`."""
@@ -230,7 +230,7 @@ def head_for(module: nn.Module, hidden: int | None) -> Head:
     return Head(int(weight.shape[1]), hidden, weight.dtype, weight.device)
 
 
-def _freeze_language_head(module: nn.Module) -> None:
+def freeze_language_head(module: nn.Module) -> None:
     """Take a head that nothing reads out of training; one that is tied to the embedding is read as that."""
     whole: Any = bare(module)
     head, embedding = whole.get_output_embeddings(), whole.get_input_embeddings()
