@@ -25,6 +25,7 @@ from maieutic.errors import ConfigError, ModelError
 from maieutic.models.chat import ChatFormat, chat_format
 from maieutic.models.find import adapter_base, adapter_revision, find_model, holds, unreadable
 from maieutic.models.lora import LoRA, add_lora, load_adapter
+from maieutic.models.precision import numbers_of
 from maieutic.models.progress import no_progress_bars
 
 #: The adapter that is trained, and the name that stands for the base without one.
@@ -40,7 +41,8 @@ class CausalModel:
     `module(tokens [B, T]).logits` are `[B, T, V]`. `adapter` says whether `module` is a PEFT model whose adapter is
     what is trained; `adapter_source` is the folder that adapter was read from (empty for a fresh one, which changes
     nothing until it is trained). `source` is the path or id that was asked for. `adapter_name` says which adapter of
-    the module is meant: others may lie beside the policy's (`maieutic.models.adapters`).
+    the module is meant: others may lie beside the policy's (`maieutic.models.adapters`). `precision` names what its
+    products are computed in (`maieutic.models.precision`).
     """
 
     module: nn.Module
@@ -50,6 +52,7 @@ class CausalModel:
     adapter: bool = False
     adapter_source: str = ""
     adapter_name: str = POLICY
+    precision: str = "auto"
 
 
 def parameter_count(module: nn.Module, leave_out: Set[int] = frozenset()) -> int:
@@ -72,6 +75,7 @@ def load_causal(
     revision: str | None = None,
     template: str | Path = "auto",
     dropout: bool = False,
+    precision: str = "auto",
 ) -> CausalModel:
     """Load a decoder by Hugging Face id, by model folder, or by PEFT adapter folder (its base model is found inside).
 
@@ -84,11 +88,14 @@ def load_causal(
     template    see `maieutic.models.chat.chat_format`.
     dropout     keep the model's own dropout, for fine-tuning. By default every dropout is 0, because two passes over
                 the same tokens must give the same log-probs.
+    precision   of the products of float32 weights: "auto" (float32 on a CPU, bfloat16 on a GPU that has it), "float32"
+                or "bfloat16"; see `maieutic.models.precision`.
 
     Raises `ModelError` when there is no such model, it cannot be read, or it has no usable tokenizer;
     `ConfigError` for an impossible combination of settings.
     """
     place = place_of(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    numbers_of(precision, place)
     name = find_model(source)
     adapter = name if holds(name, "adapter_config.json") else ""
     if adapter and lora is not None:
@@ -115,7 +122,8 @@ def load_causal(
         module = add_lora(module, lora, revision)
     if not dropout:
         without_dropout(module)
-    return CausalModel(module.to(place), tokenizer, chat, str(source), bool(adapter or lora), adapter)
+    trained, home = bool(adapter or lora), str(source)
+    return CausalModel(module.to(place), tokenizer, chat, home, trained, adapter, precision=precision)
 
 
 def place_of(device: str | torch.device) -> torch.device:

@@ -192,7 +192,10 @@ class Plain(NamedTuple):
         out = product(rows, self.weight, self.bias)
         if self.down is None or self.up is None:
             return out
-        return out.addmm_(nn.functional.linear(rows, self.down), self.up.t(), alpha=self.scale)
+        low = nn.functional.linear(rows, self.down)
+        if out.dtype != self.up.dtype:  # computed in a coarser precision than the weights are kept in
+            return out.add(nn.functional.linear(low, self.up), alpha=self.scale)
+        return out.addmm_(low, self.up.t(), alpha=self.scale)
 
     def whole(self) -> Tensor:
         """`W + (alpha / rank) B A`, `[out, in]`, without gradient; W itself, not a copy, where nothing is added."""

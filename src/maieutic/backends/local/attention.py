@@ -71,6 +71,7 @@ def _attend(
     layer = getattr(module, "layer_idx", None)
     if layer is None:
         raise Unservable("its attention modules do not know which layer they are")
+    query, key = query.to(value.dtype), key.to(value.dtype)  # rotations are wider where products are coarse
     out = layout.attend(
         int(layer),
         query[0].transpose(0, 1),

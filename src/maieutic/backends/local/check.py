@@ -19,35 +19,50 @@ from maieutic.backends.local.attention import Layout, Unservable
 from maieutic.backends.local.cache import Admission
 from maieutic.backends.local.decoder import Decoder, OrdinaryDecoder, SlotDecoder
 from maieutic.backends.local.evaluate import Forward, PackedForward, PaddedForward
+from maieutic.backends.local.narrow import narrow_for
 from maieutic.backends.local.packing import pack_tokens
 from maieutic.backends.local.recompute import decoder_layers
+from maieutic.backends.local.replay import ReplayedDecoder
 from maieutic.backends.local.segments import serves
 from maieutic.backends.local.trunk import Trunk, bare
+from maieutic.models.precision import computed_in
 
 log = logging.getLogger("maieutic.backends.local")
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
-"""Largest accepted difference of logits, relative to their spread. Half precisions round at about 1e-2."""
+"""Largest accepted difference of logits, relative to their spread."""
 COARSE = 5e-2
+"""The same of half precisions, which round at about 1e-2 in every layer: there of a token's logits taken together (the
+root of the mean square), for the largest of 10⁵ rounding errors says little."""
 
 _reasons: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 _said: set[tuple[str, str]] = set()
 
 
-def forward_for(module: nn.Module, recompute: bool = False) -> Forward:
+def forward_for(module: nn.Module, recompute: bool = False, precision: str = "auto") -> Forward:
     """The way to run this module over batches. `recompute`: with gradient checkpointing (see `recompute`).
 
-    Raises `ConfigError` for a module of which the layers cannot be run one by one, where that is asked.
+    `precision`: see `maieutic.models.precision`. Raises `ConfigError` for one that the device has not, and for a module
+    of which the layers cannot be run one by one, where that is asked.
     """
     if recompute:
         decoder_layers(bare(module))
-    return PaddedForward(module, recompute) if why_not(module) else PackedForward(Trunk(module), recompute=recompute)
+    numbers = computed_in(precision, next(module.parameters()))
+    if why_not(module):
+        return PaddedForward(module, recompute, numbers)
+    return PackedForward(Trunk(module), recompute=recompute, numbers=numbers)
 
 
-def decoder_for(module: nn.Module) -> Decoder:
-    """The way to sample from this module."""
-    device = next(module.parameters()).device
-    return OrdinaryDecoder(module, device) if why_not(module) else SlotDecoder(Trunk(module), device)
+def decoder_for(module: nn.Module, precision: str = "auto") -> Decoder:
+    """The way to sample from this module: on a GPU in steps that are captured, where its layers allow it."""
+    weight = next(module.parameters())
+    if why_not(module):
+        return OrdinaryDecoder(module, weight.device)
+    trunk = Trunk(module)
+    if weight.device.type != "cuda":
+        return SlotDecoder(trunk, weight.device)
+    narrow = narrow_for(trunk, computed_in(precision, weight))
+    return SlotDecoder(trunk, weight.device) if narrow is None else ReplayedDecoder(trunk, narrow, weight.device)
 
 
 def why_not(module: nn.Module) -> str:
@@ -194,7 +209,9 @@ def _packed(trunk: Trunk, rows: list[tuple[list[int], list[int]]], calls: list[i
 
 
 def _compare(what: str, expected: Tensor, found: Tensor, allowed: float) -> None:
-    difference = float((expected - found).abs().max())
+    apart = (expected.float() - found.float()).abs()
+    coarse = expected.dtype not in TOLERANCE
+    difference = float(apart.square().mean(dim=-1).max().sqrt() if coarse else apart.max())
     if not difference <= allowed:
         raise Unservable(f"{what} gives logits that differ by {difference:.2g} (accepted: {allowed:.2g})")
 

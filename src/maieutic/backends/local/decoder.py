@@ -11,18 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from maieutic.backends.local.attention import Layout
 from maieutic.backends.local.bags import BagStore
 from maieutic.backends.local.cache import Admission, KeyValues, Store
 from maieutic.backends.local.lean import lean_for
 from maieutic.backends.local.packing import Piece, lay_out
 from maieutic.backends.local.trunk import Trunk
+
+if TYPE_CHECKING:
+    from maieutic.backends.local.replay import Stepper
 
 Ints = NDArray[np.int64]
 
@@ -69,6 +73,10 @@ class Decoder(Protocol):
         """Forget every row and give their memory back."""
         ...
 
+    def stepper(self) -> Stepper | None:
+        """What runs several steps without asking the host in between; None where nothing does."""
+        ...
+
 
 class SlotDecoder:
     """Decoding through plugged attention, in as few calls as the module allows.
@@ -102,6 +110,10 @@ class SlotDecoder:
     def admit(self, admissions: Sequence[Admission], columns: int, used: int) -> Tensor:
         """See `Decoder`."""
         self.store.reserve(used + used // SPARE_SLOTS, _up(columns, COLUMN_STEP))
+        return self._prefill(admissions)
+
+    def _prefill(self, admissions: Sequence[Admission]) -> Tensor:
+        """Logits `[N, V]` after the prompts, whose keys and values the store then has."""
         pieces = [Piece(np.asarray(one.prompt, dtype=np.int64), 0, i) for i, one in enumerate(admissions)]
         packed, starts, _ = lay_out(pieces, [])
         flat = np.empty(sum(len(p.tokens) for p in pieces), np.int64)
@@ -112,9 +124,19 @@ class SlotDecoder:
         order = iter(np.argsort(starts).tolist())
         members = [list(islice(order, block.rows)) for block in packed.blocks]
         layout = self.store.prefill(packed.to(self.device), members, admissions)
-        hidden = self.trunk.hidden(self._put(flat), self._put(positions), layout)
+        hidden = self._run(self._put(flat), self._put(positions), layout)
         ends = starts + np.array([len(p.tokens) for p in pieces]) - 1
-        return self.trunk.logits(hidden[self._put(ends)])
+        return self._head(hidden[self._put(ends)])
+
+    def _run(self, tokens: Tensor, positions: Tensor, layout: Layout) -> Tensor:
+        return self.trunk.hidden(tokens, positions, layout)
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        return self.trunk.logits(hidden)
+
+    def stepper(self) -> Stepper | None:
+        """See `Decoder`."""
+        return None
 
     def decode(self, tokens: Ints, positions: Ints, alive: NDArray[np.bool_]) -> Tensor:
         """See `Decoder`."""
@@ -183,6 +205,10 @@ class OrdinaryDecoder:
 
     def begin(self) -> None:
         """See `Decoder`: nothing is made of the weights."""
+
+    def stepper(self) -> Stepper | None:
+        """See `Decoder`."""
+        return None
 
     def end(self) -> None:
         """See `Decoder`."""

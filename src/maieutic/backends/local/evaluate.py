@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from maieutic.backends.local.flexible import flexible_for, lay_out_flexibly
 from maieutic.backends.local.lean import lean_for
 from maieutic.backends.local.packing import Packed, pack_tokens, split, split_padded
 from maieutic.backends.local.recompute import decoder_layers, recomputing, runner
@@ -22,6 +23,7 @@ from maieutic.backends.local.segments import serves
 from maieutic.backends.local.trunk import Trunk, bare
 from maieutic.clock import count
 from maieutic.models.causal import likeliest
+from maieutic.models.precision import computing, wide_head
 from maieutic.models.softmax import Scores, scores
 from maieutic.types import Batch, Outputs
 
@@ -39,8 +41,18 @@ whose memory the C library keeps from one to the next; larger blocks are given b
 CHUNK = 1 << 20
 """Logits of a chunk, where they are made again: few enough to stay in a processor's cache between operations."""
 
+ON_GPU = 1 << 28
+"""Logits of a piece or chunk on a GPU (float32: 1 GB): some 2,000 rows of a large vocabulary, which fill it."""
+
 ROWS = 256
 """Predictions of a piece or chunk at least: the head's matrix is read once for each."""
+
+
+def held_on(device: torch.device) -> int:
+    """`HELD`, or on a GPU as many logits as take a sixteenth of its memory."""
+    if device.type != "cuda":
+        return HELD
+    return max(HELD, torch.cuda.get_device_properties(device).total_memory // 64)
 
 
 class Forward(Protocol):
@@ -74,13 +86,24 @@ class Forward(Protocol):
 
 
 class PackedForward:
-    """Without padding, every prompt once. See `packing`; with `recompute`, `recompute`."""
+    """Without padding, every prompt once. See `packing`; with `recompute`, `recompute`.
 
-    def __init__(self, trunk: Trunk, held: int = HELD, recompute: bool = False) -> None:
+    `numbers` are those of products (None: the weights'), see `maieutic.models.precision`.
+    """
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        held: int | None = None,
+        recompute: bool = False,
+        numbers: torch.dtype | None = None,
+    ) -> None:
         self.trunk = trunk
         self.lean = lean_for(trunk)
-        self.held = held
+        self.held = held_on(self._weight.device) if held is None else held
         self.recompute = recompute
+        self.numbers = numbers or self._weight.dtype
+        self.flexible = flexible_for(trunk.config, self._weight.device, self.numbers)
 
     def split(self, batch: Batch, budget: int) -> list[Tensor]:
         """See `Forward`."""
@@ -93,7 +116,7 @@ class PackedForward:
             return _nothing(batch, entropy, value_head)
         hidden = self._hidden(packed)
         states = hidden.index_select(0, packed.sources)
-        scored = _score(self.trunk.logits, states, batch, packed.rows, packed.columns, entropy, self.held)
+        scored = _score(self._head(), states, batch, packed.rows, packed.columns, entropy, self.held)
         values = None if value_head is None else value_head(states).reshape(-1)
         return _scatter(batch, packed.rows, packed.columns, scored, values)
 
@@ -111,7 +134,7 @@ class PackedForward:
         if packed is None:
             return _no_candidates(batch, k)
         states = self._hidden(packed).index_select(0, packed.sources)
-        return _top(self.trunk.logits, states, batch, packed.rows, packed.columns, k, vocabulary)
+        return _top(self._head(), states, batch, packed.rows, packed.columns, k, vocabulary)
 
     def logits(self, batch: Batch, at: Tensor) -> Tensor:
         """See `Forward`."""
@@ -126,20 +149,40 @@ class PackedForward:
         return next(self.trunk.head.parameters())
 
     def _pack(self, batch: Batch) -> Packed | None:
-        return pack_tokens(batch.tokens, batch.mask, segments=serves(self._weight))
+        narrowed = self.numbers != self._weight.dtype
+        return pack_tokens(
+            batch.tokens,
+            batch.mask,
+            segments=serves(self._weight) and not narrowed,
+            arrange=lay_out_flexibly if self.flexible else None,
+        )
 
     def _hidden(self, packed: Packed) -> Tensor:
-        count(len(packed.tokens))
+        count(len(packed.tokens) - packed.filling)
         again = self.recompute and torch.is_grad_enabled()
-        return (self.lean or self.trunk).hidden(packed.tokens, packed.positions, packed.layout, again)
+        with computing(self._weight, self.numbers):
+            return (self.lean or self.trunk).hidden(packed.tokens, packed.positions, packed.layout, again)
+
+    def _head(self) -> Callable[[Tensor], Tensor]:
+        """Logits of hidden states, in float32 at least where products are coarse."""
+        plain = self.numbers == self._weight.dtype
+        if plain and (self._weight.device.type == "cpu" or self.numbers.itemsize >= 4):
+            return self.trunk.logits
+        return wide_head(self.trunk.head, self.numbers) or self._coarse_logits
+
+    def _coarse_logits(self, states: Tensor) -> Tensor:
+        with computing(self._weight, self.numbers):
+            return self.trunk.logits(states)
 
 
 class PaddedForward:
-    """The module's own forward over right-padded rows; `recompute` as in `PackedForward`."""
+    """The module's own forward over right-padded rows; `recompute` and `numbers` as in `PackedForward`."""
 
-    def __init__(self, module: nn.Module, recompute: bool = False) -> None:
+    def __init__(self, module: nn.Module, recompute: bool = False, numbers: torch.dtype | None = None) -> None:
         self.module = module
         self.recompute = recompute
+        self.weight = next(module.parameters())
+        self.numbers = numbers or self.weight.dtype
         base: Any = bare(module)
         self.vocabulary = base.get_input_embeddings().weight.shape[0]
 
@@ -184,7 +227,7 @@ class PaddedForward:
         count(int(batch.lengths.sum()))
         again = recompute and torch.is_grad_enabled()
         layers = decoder_layers(bare(self.module)) if again else []
-        with recomputing(layers, runner(self.module)):
+        with computing(self.weight, self.numbers), recomputing(layers, runner(self.module)):
             return self.module(
                 input_ids=tokens,
                 # Padding comes last, so no token that counts can see it; a mask that hid it would leave padded queries
@@ -250,6 +293,8 @@ def _in_chunks(
         vocabulary = head(states[:1]).shape[-1]
     again = torch.is_grad_enabled() and len(states) * vocabulary > held
     wanted = PIECE if torch.is_grad_enabled() and not again else CHUNK
+    if states.device.type == "cuda":
+        wanted = ON_GPU
     size = max(1, min(held, max(wanted, ROWS * vocabulary)) // vocabulary)
     pieces = [
         checkpoint(run, *some, use_reentrant=False) if again else run(*some)

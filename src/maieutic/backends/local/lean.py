@@ -30,8 +30,9 @@ from maieutic.backends.local.recompute import Run, runner
 from maieutic.backends.local.trunk import Trunk
 from maieutic.models.lora import Plain, plain, quick
 
-AGREES = 1e-5
-"""Largest accepted difference of hidden states from the module's own, relative to their spread (float32)."""
+AGREES, AGREES_ON_GPU = 1e-5, 1e-4
+"""Largest accepted difference of hidden states from the module's own, relative to their spread (float32); a GPU's
+products of the same numbers differ by how many rows there are."""
 
 
 MANY = 256
@@ -57,7 +58,9 @@ class Lean:
     def begin(self) -> None:
         """Lay the weights out, where they are plain ones and not too large to keep twice."""
         head = self.trunk.head
-        if type(head) is not nn.Linear or not all(map(_is_plain, self.body.layers)) or not available():
+        if type(head) is not nn.Linear or not all(map(is_plain, self.body.layers)) or not available():
+            return
+        if head.weight.device.type != "cpu":
             return
         size = head.weight.nbytes + sum(weight.nbytes for weight in self.body.layers.parameters())
         if size <= LAID_OUT:
@@ -120,11 +123,12 @@ class _Plain:
             query, key = _normed(attention.q_norm, query), _normed(attention.k_norm, key)
         turned = _turned(torch.cat([query, key], dim=1), cos, turn)
         query, key = turned.split([query.shape[1], key.shape[1]], dim=1)
+        query, key = query.to(value.dtype), key.to(value.dtype)  # wider only where products are coarser than weights
         read = layout.attend(index, query, key, value, attention.scaling)
         state = state + _through(attention.o_proj, read.reshape(len(state), -1))
         given = _normed(self.module.post_attention_layernorm, state)
         gate, up = _through(feed.gate_proj, given), _through(feed.up_proj, given)
-        plain = type(feed.act_fn) in SILU and _learning(state)
+        plain = type(feed.act_fn) in SILU and _many(state)
         opened = gated(gate, up) if plain else feed.act_fn(gate) * up
         return state + _through(feed.down_proj, opened)
 
@@ -176,7 +180,7 @@ def _joined(parts: Sequence[nn.Module]) -> Product:
     return laid_out(torch.cat([part.whole() for part in found]), bias)
 
 
-def _is_plain(layer: Any) -> bool:
+def is_plain(layer: Any) -> bool:
     """Are the layer's products linear ones, an adapter of them included, and no more than that?"""
     parts = (*layer.self_attn.named_children(), *layer.mlp.named_children())
     return all(plain(part) is not None for name, part in parts if name.endswith("_proj"))
@@ -184,7 +188,7 @@ def _is_plain(layer: Any) -> bool:
 
 def _numbers(part: nn.Module) -> Plain:
     found = plain(part)
-    assert found is not None, "seen by _is_plain"
+    assert found is not None, "seen by is_plain"
     return found
 
 
@@ -201,15 +205,20 @@ def _through(part: nn.Module, states: Tensor) -> Tensor:
     return found(states, trained if learning else linear)
 
 
-def _learning(states: Tensor) -> bool:
+def _many(states: Tensor) -> bool:
     """Whether a derivative is to be taken over many rows, for which passes over memory count, and calls do not."""
     return torch.is_grad_enabled() and len(states) >= MANY
+
+
+def _learning(states: Tensor) -> bool:
+    """`_many`, where a CPU's norms and products are not the best there are; a GPU has one kernel for each."""
+    return _many(states) and states.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 def _normed(part: Any, states: Tensor) -> Tensor:
     if _learning(states):
         return normed(states, part.weight, part.variance_epsilon)
-    return rms_norm(states, states.shape[-1:], part.weight, part.variance_epsilon)
+    return rms_norm(states.to(part.weight.dtype), states.shape[-1:], part.weight, part.variance_epsilon)
 
 
 #: Modules that compute x · sigmoid(x).
@@ -225,22 +234,30 @@ def lean_for(trunk: Trunk) -> Lean | None:
     """The trunk in fewer calls, or None where its module is not of the common form or the numbers differ."""
     body: Any = trunk.body
     parameter = next(body.parameters())
-    if parameter.device.type != "cpu" or parameter.dtype != torch.float32 or not _common(body):
+    if parameter.device.type not in ("cpu", "cuda") or parameter.dtype != torch.float32 or not has_common_form(body):
         return None
     made = Lean(trunk)
-    tokens = np.random.default_rng(0).integers(0, int(body.embed_tokens.num_embeddings), 9)
-    layout, _, _ = lay_out([Piece(tokens, 0, 0)], [])
-    given = torch.from_numpy(tokens), torch.arange(1, 10), layout
+    given = sample(trunk)
     with torch.no_grad():
         own, plain = trunk.hidden(*given), made.hidden(*given)
         made.begin()
         laid = made.hidden(*given)
         made.end()
     worst = max(float((own - found).abs().max()) for found in (plain, laid))
-    return made if worst <= AGREES * float(own.std()) else None
+    accepted = AGREES if parameter.device.type == "cpu" else AGREES_ON_GPU
+    return made if worst <= accepted * float(own.std()) else None
 
 
-def _common(body: Any) -> bool:
+def sample(trunk: Trunk) -> tuple[Tensor, Tensor, Layout]:
+    """Some tokens, their positions and who sees whom: what two ways of running a trunk are compared on."""
+    body: Any = trunk.body
+    device = next(body.parameters()).device
+    tokens = np.random.default_rng(0).integers(0, int(body.embed_tokens.num_embeddings), 9)
+    layout, _, _ = lay_out([Piece(tokens, 0, 0)], [])
+    return torch.from_numpy(tokens).to(device), torch.arange(1, 10, device=device), layout.to(device)
+
+
+def has_common_form(body: Any) -> bool:
     """Has the module the parts that `Lean` reads, no others, and none that somebody listens to?"""
     if not all(hasattr(body, name) for name in ("embed_tokens", "layers", "norm", "rotary_emb")):
         return False

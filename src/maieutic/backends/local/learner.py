@@ -86,7 +86,7 @@ class LocalLearner:
         self.max_skips = max_skips
         self.critic = None if critic is None else critic.join(model)
         model.module.eval()
-        self.forward = forward or forward_for(model.module, gradient_checkpointing)
+        self.forward = forward or forward_for(model.module, gradient_checkpointing, model.precision)
         if gradient_checkpointing and self.critic is not None:
             self.critic.recompute()
         self.optimiser = optimiser

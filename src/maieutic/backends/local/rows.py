@@ -171,6 +171,11 @@ class Rows:
         del self.requests[slot]
         self.queues.pop(slot, None)
 
+    def asked_of(self) -> bool:
+        """Is there a live row into which tokens may have to be put after the next one that it writes?"""
+        own = self.slots[: self.used][self.alive]
+        return bool(own["forced"].any() or self.rules.interjects[np.unique(own["rules"])].any())
+
     def holes_to_fill(self) -> tuple[Ints, Ints]:
         """Moves (sources, targets) after which the live rows are the first slots."""
         alive = np.flatnonzero(self.alive)

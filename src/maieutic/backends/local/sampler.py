@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from maieutic.backends.local.cache import Admission
 from maieutic.backends.local.decoder import Decoder
+from maieutic.backends.local.replay import Block, Stepper
 from maieutic.backends.local.rows import Request, Rows, draw
+from maieutic.backends.local.static import STEPS
 from maieutic.backends.local.trunk import bare
 from maieutic.backends.local.uniform import uniforms
 from maieutic.clock import count, phase
@@ -59,6 +61,7 @@ class LocalSampler:
         self.waiting: deque[Request] = deque()
         self.driver: asyncio.Task[None] | None = None
         self.columns = 0
+        self.under_way: Block | None = None
 
     async def sample(self, prompt_tokens: Sequence[int], params: Sampling, n: int) -> list[Completion]:
         """`n` completions of a prompt; see `maieutic.protocols.Sampler`.
@@ -132,6 +135,7 @@ class LocalSampler:
             self._abandon(asyncio.CancelledError())
             raise
         finally:
+            self.under_way = None
             self.decoder.end()
 
     def _abandon(self, error: BaseException) -> None:
@@ -144,6 +148,7 @@ class LocalSampler:
 
     def _forget(self) -> None:
         self.waiting.clear()
+        self.under_way = None
         self.rows = Rows(self.rows.vocabulary)
         self.decoder.clear()
 
@@ -193,6 +198,7 @@ class LocalSampler:
         return sum(request.pending for request in self.waiting)
 
     def _prefill(self, admitted: list[tuple[Request, list[int]]]) -> None:
+        self._catch_up()
         for request, slots in admitted:  # first, so that their callers hear of it when the model fails
             self.rows.place(request, slots)
         admissions = [
@@ -206,6 +212,11 @@ class LocalSampler:
 
     @torch.inference_mode()
     def _decode(self) -> None:
+        stepper = self.decoder.stepper()
+        if stepper is not None and not self.rows.asked_of():
+            self._decode_ahead(stepper)
+            return
+        self._catch_up()
         slots, alive = self.rows.slots[: self.rows.used], self.rows.alive
         logits = self.decoder.decode(slots["token"], slots["position"], alive)
         if alive.all():
@@ -216,24 +227,58 @@ class LocalSampler:
             count(len(live))
             self._write(live, logits[torch.from_numpy(live).to(logits.device)])
 
+    def _decode_ahead(self, stepper: Stepper) -> None:
+        """Have the next few steps begun, and take in those that were begun before: rows may have ended in them, and
+        then run along for as long as it takes to see that."""
+        slots, alive = self.rows.slots[: self.rows.used], self.rows.alive
+        before = self.under_way
+        if before is None:
+            stepper.load(slots)
+        ahead = 0 if before is None else before.steps
+        steps = min(STEPS, int((slots["limit"] - slots["count"])[alive].max()) - ahead)
+        reach = int(slots["position"][alive].max()) + 1 + ahead
+        self.under_way = stepper.launch(self.rows.used, reach + steps - 1, steps) if steps > 0 else None
+        if before is not None:
+            self._take_in(before)
+
+    def _catch_up(self) -> None:
+        """Take in what is under way, so that the rows are again where the decoder is."""
+        before, self.under_way = self.under_way, None
+        if before is not None:
+            self._take_in(before)
+
+    def _take_in(self, block: Block) -> None:
+        for tokens, logprobs in zip(*block.read(), strict=True):
+            live = np.flatnonzero(self.rows.alive)
+            if not len(live):
+                return
+            count(len(live))
+            self._check_finite(logprobs[live])
+            self.rows.write(live, tokens[live], logprobs[live], self.version())
+
     def _write(self, numbers: np.ndarray, logits: Tensor) -> None:
         slots = self.rows.slots[numbers]
         uniform = torch.from_numpy(uniforms(slots["key"], slots["count"])).to(logits.device)
         temperatures = torch.from_numpy(np.ascontiguousarray(slots["temperature"])).to(logits.device)
         tokens, logprobs = draw(logits, temperatures, uniform)
         found = logprobs.cpu().numpy()
-        if not np.isfinite(found).all():
+        self._check_finite(found)
+        self.rows.write(numbers, tokens.cpu().numpy(), found, self.version())
+
+    @staticmethod
+    def _check_finite(logprobs: np.ndarray) -> None:
+        if not np.isfinite(logprobs).all():
             raise NumericalError(
                 "the model's logits are not finite, so nothing can be sampled from it; expected finite numbers. "
                 "Go back to an earlier checkpoint and lower the learning rate"
             )
-        self.rows.write(numbers, tokens.cpu().numpy(), found, self.version())
 
     @torch.inference_mode()
     def _compact(self, below: float = COMPACT_BELOW) -> None:
         alive = int(self.rows.alive.sum())
         if alive >= below * self.rows.used:
             return
+        self._catch_up()
         sources, targets = self.rows.holes_to_fill()
         if len(sources):
             columns = int(self.rows.slots["position"][sources].max())

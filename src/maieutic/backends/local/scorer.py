@@ -186,7 +186,7 @@ def check_vocabularies(model: CausalModel, policy: CausalModel, role: str) -> No
 def _forward_of(reference: Reference, model: CausalModel) -> Forward:
     """The way to run the reference, made once: it takes a look at the whole module."""
     with reference.active(model.module) as frozen:
-        return forward_for(frozen)
+        return forward_for(frozen, precision=model.precision)
 
 
 @torch.no_grad()

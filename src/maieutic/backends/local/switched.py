@@ -23,12 +23,12 @@ Engine = TypeVar("Engine")
 
 def forward_of(model: CausalModel, recompute: bool = False) -> Forward:
     """The way to run this model, be it a module of its own or an adapter beside another; see `check.forward_for`."""
-    return switched(forward_for(model.module, recompute), model)
+    return switched(forward_for(model.module, recompute, model.precision), model)
 
 
 def decoder_of(model: CausalModel) -> Decoder:
     """The way to sample from this model."""
-    return switched(decoder_for(model.module), model)
+    return switched(decoder_for(model.module, model.precision), model)
 
 
 def switched(engine: Engine, model: CausalModel) -> Engine:

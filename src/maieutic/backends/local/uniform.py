@@ -12,7 +12,9 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
@@ -34,3 +36,23 @@ def uniforms(keys: NDArray[np.uint64], positions: NDArray[np.int64]) -> NDArray[
     z = (z ^ (z >> np.uint64(27))) * _SECOND
     z = z ^ (z >> np.uint64(31))
     return (z >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+
+
+def uniforms_on(keys: Tensor, positions: Tensor) -> Tensor:
+    """As `uniforms`, of tensors `[R]` of int64 on any device: 64-bit products wrap around alike, signed or not."""
+    z = _mixed(keys + (positions + 1) * _signed(_GOLDEN), 30) * _signed(_FIRST)
+    z = _mixed(_mixed(z, 27) * _signed(_SECOND), 31)
+    return _shifted(z, 40).to(torch.float32) * 2.0**-24
+
+
+def _mixed(z: Tensor, bits: int) -> Tensor:
+    return z ^ _shifted(z, bits)
+
+
+def _shifted(z: Tensor, bits: int) -> Tensor:
+    """To the right with zeros from the left, as unsigned numbers are."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(number: np.uint64) -> int:
+    return int(number.astype(np.int64))
