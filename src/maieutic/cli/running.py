@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +14,24 @@ if TYPE_CHECKING:
     from maieutic.report.measured import Measured
 
 
-def carry_out(show: Screen, config: Config, folder: Path, *, resume: bool, again: str) -> dict[str, Any]:
+def carry_out(
+    show: Screen, config: Config, folder: Path, *, resume: bool, again: str, acknowledge: Sequence[str] = ()
+) -> dict[str, Any]:
     """Run the config in the folder, showing how it goes, and return the runner's summary.
 
-    Raises Interrupted after Ctrl-C; `again` is the command that goes on.
+    Raises Interrupted after Ctrl-C; `again` is the command that goes on. `acknowledge`: alarms to go on past.
     """
     from maieutic.cli.progress import RunWatch, display
     from maieutic.run.directory import RunDirectory
+    from maieutic.run.guarding import changes_only_guards
     from maieutic.run.runner import Interrupted, Runner, config_text
 
-    text = config_text(config, folder, resume=resume)
-    with RunDirectory.create(folder, text, resume=resume) as directory, display(show) as shown:
-        runner = Runner(config, directory, RunWatch(shown))
+    text, allowed = config_text(config, folder, resume=resume), resume and changes_only_guards(config, folder)
+    with (
+        RunDirectory.create(folder, text, resume=resume, allow_config_change=allowed) as directory,
+        display(show) as shown,
+    ):
+        runner = Runner(config, directory, RunWatch(shown), acknowledge)
         try:
             with _told(show, runner.stop):
                 return runner.run()

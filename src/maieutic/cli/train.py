@@ -33,6 +33,10 @@ def train(
         typer.Option(metavar="DIR", help="The run's folder.", show_default="runs/<name>", autocompletion=complete.runs),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is in the folder.")] = False,
+    acknowledge: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GUARD", help="With --resume: go on past this guard's alarm (all: past every one)."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")] = False,
     seed: Annotated[int | None, typer.Option(metavar="N", help="The same as --set seed=N.")] = None,
     json: Json = None,
@@ -45,12 +49,14 @@ def train(
     show = screen(context, json, quiet)
     wanted = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
     read, folder = _config(config, wanted, run, resume)
+    if acknowledge and not resume:
+        raise ConfigError(f"got --acknowledge {acknowledge[0]} for a run that begins; it goes with --resume")
     plan = check(read)
     if dry_run:
         _say_plan(show, read, plan, folder)
         return
     again = f"maieutic train --run {folder} --resume"
-    summary = carry_out(show, read, folder, resume=resume, again=again)
+    summary = carry_out(show, read, folder, resume=resume, again=again, acknowledge=acknowledge or ())
     show.write_json(conclude(show, folder, summary))
 
 
@@ -79,6 +85,7 @@ def check(config: Config) -> str:
     from maieutic.run.budget import optimiser_steps, planned_steps
     from maieutic.run.build import describe, make_backend, make_optimiser, make_stage_algorithm
     from maieutic.run.frozen import check_adapters, frozen_paths
+    from maieutic.run.guarding import rules_of
     from maieutic.run.rewards import make_reward
     from maieutic.run.tasksets import Tasksets
     from maieutic.sources import recorded, solution_of
@@ -90,6 +97,7 @@ def check(config: Config) -> str:
         algorithm = make_stage_algorithm(stage)
         steps = planned_steps(stage, algorithm, len(tasksets[stage.tasks]))
         make_optimiser(stage, optimiser_steps(steps, algorithm))
+        rules_of(config, stage)
         if algorithm.samples:
             make_reward(stage, tasksets[stage.tasks])
         if sampled_share(algorithm.select) < 1.0:

@@ -6,16 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from maieutic.config.guards import GuardConfig
+from maieutic.config.strict import Strict
 from maieutic.errors import UnknownName
 
 #: The evaluation before the first stage is stored under this stage's name.
 START = "start"
-
-
-class Strict(BaseModel):
-    """A table of the config: unknown keys are errors, values are never changed after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class SmallConfig(Strict):
@@ -282,6 +278,7 @@ class StageConfig(Strict):
     hint: str | None = Field(None, description="a text with {question} and {answer}, for tasks that failed")
     checkpoint_every: int = Field(20, ge=1, description="steps")
     validation: ValidationConfig | None = None
+    guards: dict[str, GuardConfig] | None = Field(None, description="name → what it does, over those of the run")
     evaluate: bool = True
 
     @model_validator(mode="after")
@@ -328,6 +325,9 @@ class Config(Strict):
     seed: int = 0
     threads: int | None = Field(None, ge=1)
     device: str = "cpu"
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of products: float32 on a CPU, bfloat16 on a GPU that has it; weights stay float32"
+    )
     max_rows: int = Field(512, ge=1, description="rollouts sampled side by side")
     micro_batch_tokens: int = Field(16384, ge=64)
     gradient_checkpointing: bool = Field(False, description="a third more arithmetic in updates, for much less memory")
@@ -336,6 +336,7 @@ class Config(Strict):
     model: ModelConfig
     tasks: dict[str, TasksConfig]
     stages: list[StageConfig] = Field(min_length=1)
+    guards: dict[str, GuardConfig] | None = Field(None, description="name → what it does; default: all note")
     evaluation: EvaluationConfig | None = None
 
     @field_validator("name")

@@ -26,6 +26,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "Reward": ("reward/mean", "reward/correct", "reward/std", "reward/frac_zero_std", "reward/"),
     "Completions": ("completions/mean_length", "completions/clipped_ratio", "completions/"),
     "Policy": ("policy/entropy", "policy/sampler_mismatch_nats", "policy/", "clip_ratio/", "kl"),
+    "Guards": ("guards/",),
     "Optimisation": ("loss", "optim/grad_norm", "optim/learning_rate", "optim/"),
 }
 
@@ -36,7 +37,7 @@ OTHER = "Other"
 PARTS = "reward/parts/"
 
 #: Beginnings of the names of what speaks of rollouts: of demonstrations, which nobody sampled, it says nothing.
-OF_ROLLOUTS = ("reward/", "rollouts/", "completions/", "policy/sampler_mismatch")
+OF_ROLLOUTS = ("reward/", "guards/", "rollouts/", "completions/", "policy/sampler_mismatch")
 
 #: Beginnings of the names of what says where a step's seconds went.
 OF_TIMES = ("time/", "beside/")

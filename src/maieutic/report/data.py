@@ -43,6 +43,7 @@ def as_data(
             for stage, curves in view.curves.items()
         },
         "phases": {stage: each.to_dict() for stage, each in view.waterfalls.items()},
+        "alarms": [each.to_dict() for each in view.alarms],
         "health": [{"stage": n.stage, "kind": n.kind, "text": n.text} for n in view.notes],
         "warnings": [*view.warnings, *refused],
         "rollouts": {order: [_rollout(each) for each in rollouts] for order, rollouts in galleries.items()},

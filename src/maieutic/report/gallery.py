@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from maieutic.config import Config
 from maieutic.errors import MaieuticError
 from maieutic.evaluate import Problem, Sample
+from maieutic.report.alarms import SeenAlarm
 from maieutic.report.markup import Child, Html, el
 from maieutic.report.measured import Measured, by_name
 from maieutic.report.reading import RunView
@@ -52,6 +53,18 @@ def rollouts(found: Mapping[str, Sequence[StoredRollout]], tokenizer: Tokenizer 
         return Html("")
     note = ["What a tool wrote into a completion ", el("mark", "looks like this"), "."]
     return el("section", el("h2", "Rollouts"), el("p", note, class_="note"), parts, id="rollouts")
+
+
+def alarms(found: Sequence[SeenAlarm], tokenizer: Tokenizer | None) -> Html:
+    """What the guards said, each with the rollouts that show it; nothing where they said nothing."""
+    if not found:
+        return Html("")
+    parts = [
+        [el("h3", each.heading), el("p", each.sentence, class_="warn"),
+         [_rollout(stored, tokenizer, False) for stored in each.rollouts]]
+        for each in found
+    ]  # fmt: skip
+    return el("section", el("h2", "Alarms"), parts, id="alarms")
 
 
 Pair = tuple[int, Problem, Problem]

@@ -1,6 +1,6 @@
 """`report.html`: a run on one page that needs nothing else, neither network nor script.
 
-    title, summary ─ stages ─ what was measured ─ curves ─ before and after ─ rollouts ─ settings
+    title, summary ─ alarms ─ stages ─ what was measured ─ curves ─ before and after ─ rollouts ─ settings
 
 The page is light or dark as the reader's system is. It allows itself nothing but its own styles (Content-Security-
 Policy), and all text of models, tasks and configs is escaped where it becomes HTML (`markup`).
@@ -22,6 +22,7 @@ from maieutic.report.transcripts import find_tokenizer
 from maieutic.report.words import summary
 from maieutic.run.directory import RunDirectory
 from maieutic.run.durable import write_text
+from maieutic.run.guarding import ALARM
 from maieutic.run.store import Store
 
 #: Rollouts of each stage that are shown as best and as worst, and that are read of a step for its lengths.
@@ -80,6 +81,7 @@ def page(view: RunView) -> str:
         ),
         el("p", " ".join(summary(view, found)), class_="summary"),
         sections.notes(view.notes, view.warnings),
+        gallery.alarms(view.alarms, tokenizer),
         sections.stages(view),
         sections.phases(view),
         sections.measured(view, found, refused),
@@ -126,6 +128,7 @@ def _events(view: RunView) -> list[list[Child]]:
             ", ".join(f"{name} {value}" for name, value in event.data.items()),
         ]
         for event in reversed(events)
+        if event.kind != ALARM  # which have a section of their own
     ]
 
 

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from maieutic.config import Config, StageConfig, parse_config, read_config
 from maieutic.errors import ConfigError, UnknownName
+from maieutic.report.alarms import SeenAlarm, read_alarms
 from maieutic.report.bottleneck import bottleneck
 from maieutic.report.curves import Points, read_curves, telling
 from maieutic.report.health import Note, health
@@ -86,6 +87,8 @@ class RunView:
     """What of the config and the evaluations is not as it should be, as sentences."""
     checkpoint: tuple[str, int] | None
     """(stage, step) of the newest checkpoint."""
+    alarms: tuple[SeenAlarm, ...] = ()
+    """What the guards said."""
 
     @cached_property
     def changes(self) -> tuple[list[Change], list[str]]:
@@ -145,10 +148,11 @@ def read_run(path: Path | str) -> RunView:
         curves = {stage.name: read_curves(store, stage.name) for stage in stages}
         measured, unread = read_measured(store, config.evaluation.k if config.evaluation else None)
         warnings += unread + trained_on(store, measured)
+        alarms = read_alarms(store, [stage.name for stage in stages])
     newest = Checkpoints(directory.checkpoints).all()[:1]
     return RunView(
         directory.path, config, _state(directory, summary, stages, measured), stages, curves, measured, warnings,
-        (newest[0].stage, newest[0].step) if newest else None,
+        (newest[0].stage, newest[0].step) if newest else None, alarms,
     )  # fmt: skip
 
 
@@ -185,7 +189,9 @@ def only(view: RunView, stage: str) -> RunView:
         for i, each in enumerate(made)
         if stage in [near.stage for near in made[i : i + 2]]
     )
-    return replace(view, stages=(kept,), curves={stage: view.curves[stage]} if view.curves else {}, measured=measured)
+    curves = {stage: view.curves[stage]} if view.curves else {}
+    alarms = tuple(each for each in view.alarms if each.stage == stage)
+    return replace(view, stages=(kept,), curves=curves, measured=measured, alarms=alarms)
 
 
 def read_rollouts(

@@ -13,6 +13,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from maieutic.report.alarms import SeenAlarm
 from maieutic.report.braille import braille
 from maieutic.report.curves import Points, finite, number
 from maieutic.report.measured import Change, by_name, shown
@@ -48,6 +49,8 @@ def overview(view: RunView, metrics: Mapping[str, Sequence[str]], width: int) ->
             parts += [_rule(f"curves of {stage}"), plots(wanted, width)]
     for stage, found in view.waterfalls.items():
         parts += [_rule(f"where the seconds of a step of {stage} go"), phases(found, width)]
+    if view.alarms:
+        parts += [_rule("alarms"), *(alarm(each) for each in view.alarms)]
     notes = [(note.stage, note.text) for note in view.notes] + [("", text) for text in view.warnings]
     if notes:
         parts.append(_rule("health"))
@@ -55,6 +58,12 @@ def overview(view: RunView, metrics: Mapping[str, Sequence[str]], width: int) ->
             Text.assemble(("! ", "bold yellow"), (f"{stage}: " if stage else "", "bold"), t) for stage, t in notes
         ]
     return Group(*parts)
+
+
+def alarm(seen: SeenAlarm) -> RenderableType:
+    """What a guard said, and the rollouts that show it."""
+    title = Text.assemble(("! ", "bold red"), (seen.heading, "bold"))
+    return Group(title, Text(seen.sentence), *(transcript(each, None) for each in seen.rollouts))
 
 
 def header(view: RunView) -> RenderableType:

@@ -14,15 +14,16 @@ import json
 import logging
 import platform
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from maieutic.clock import listening, phase
 from maieutic.config import START, Config, StageConfig, read_config, write_toml
@@ -41,6 +42,7 @@ from maieutic.run.build import (
 from maieutic.run.checkpoints import Checkpoint, Checkpoints
 from maieutic.run.directory import RunDirectory
 from maieutic.run.frozen import check_adapters
+from maieutic.run.guarding import Guarding, changes_only_guards, rules_of, truth_of
 from maieutic.run.memory import with_memory
 from maieutic.run.overlap import cores_of
 from maieutic.run.setup import Setup, set_up
@@ -49,6 +51,9 @@ from maieutic.run.tasksets import Tasksets
 from maieutic.run.timing import Times, finisher, machine_peak
 from maieutic.run.validation import Validation
 from maieutic.types import Step
+
+if TYPE_CHECKING:
+    from maieutic.core.parts import Algorithm
 
 log = logging.getLogger(__name__)
 
@@ -85,11 +90,12 @@ class Interrupted(RunError):
 
 @dataclass
 class Runner:
-    """One run of one config in one directory."""
+    """One run of one config in one directory; `acknowledge` are the alarms past which it goes on."""
 
     config: Config
     directory: RunDirectory
     watch: Watch
+    acknowledge: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.tasksets = Tasksets(self.config)
@@ -197,41 +203,62 @@ class Runner:
         steps = planned_steps(stage, algorithm, len(taskset))
         spending, validation = Spending(stage, self.store, steps), self._validation(stage)
         done = 0 if newest is None else newest.step
+        guarding = self._guarding(stage, algorithm, validation, done)
         self.watch.stage(stage.name, algorithm.name, done, steps)
-        ended = spending.ended(done) or validation.flat()
+        ended = spending.ended(done) or validation.flat() or guarding.stopped
         if not ended or validation.owes(done):
             setup = set_up(self.config, stage, self.backend, model, self.first, self.tasksets, algorithm, steps)
             with closing(setup), cores_of(self.config, stage):
                 if newest is not None:
                     setup.load(newest)
                 self._validate(stage, validation, setup, done)
-                if not (spending.ended(done) or validation.flat()):
-                    self._steps(stage, setup, spending, validation, done)
+                if not (spending.ended(done) or validation.flat() or guarding.stopped):
+                    self._steps(stage, setup, spending, validation, guarding, done)
         if stage.evaluate and self.config.evaluation is not None:
             self._evaluate(stage.name, self.store.last_step(stage.name) or 0, self._model_of(stage))
 
-    def _steps(self, stage: StageConfig, setup: Setup, spending: Spending, validation: Validation, done: int) -> None:
+    def _guarding(self, stage: StageConfig, algorithm: Algorithm, validation: Validation, done: int) -> Guarding:
+        """The stage's guards, told of the steps that are done. Raises Paused where one of them still waits."""
+        taskset, held = self.tasksets[stage.tasks], stage.validation
+        rules = rules_of(self.config, stage) if algorithm.samples else ()
+        problems = 0 if held is None else min(held.limit or sys.maxsize, len(self.tasksets[held.tasks]))
+        guarding = Guarding(stage, self.store, rules, truth_of(stage, taskset), validation, problems)
+        if done:
+            guarding.acknowledge(self.acknowledge, done - 1)
+        guarding.check(self.directory.path)
+        return guarding
+
+    def _steps(
+        self,
+        stage: StageConfig,
+        setup: Setup,
+        spending: Spending,
+        validation: Validation,
+        guarding: Guarding,
+        done: int,
+    ) -> None:
         """The steps from `done` to the stage's end."""
         clock, stopping = time.perf_counter(), False
         finish = finisher(self.backend.device, self.config.exact_phases)
         with listening(FORWARD * setup.parameters, finish=finish) as heard:
             times = Times(heard, self.peak)
             for made in setup.train(spending.steps, done):
-                step = with_memory(times.add(spending.add(made)), self.backend.device)
+                step = with_memory(times.add(spending.add(guarding.measure(made))), self.backend.device)
                 seconds = time.perf_counter() - clock
                 self._store_step(stage, step, seconds, setup.source.state(), setup.source.samples)
                 self.watch.step(stage.name, step, seconds)
-                done = step.index + 1
+                guarding.look(step)
+                done, halted = step.index + 1, guarding.halting is not None
                 last, stopping = spending.ended(done), self.stop.is_set()
                 # weights whose gradient is not finite must not push the last sound ones out
                 due = done % stage.checkpoint_every == 0 and not step.metrics.get("optim/skipped")
-                if last or stopping or due or validation.due(done):
+                if last or stopping or halted or due or validation.due(done):
                     with phase("checkpoint"):
                         self.checkpoints.write(stage.name, done, setup.save, setup.state())
                 if stopping:
                     break
                 self._validate(stage, validation, setup, done)
-                if last or validation.flat():
+                if last or halted or validation.flat():
                     break
                 clock = time.perf_counter()
             self.store.write_metrics(stage.name, done - 1, times.last())
@@ -240,6 +267,7 @@ class Runner:
                 f"stopped after step {done} of stage {stage.name!r}; everything is saved, "
                 f"go on with --run {self.directory.path} --resume"
             )
+        guarding.check(self.directory.path)
 
     def _validate(self, stage: StageConfig, validation: Validation, setup: Setup, done: int) -> None:
         """What the stage's validation has to do after so many steps, if anything."""
@@ -322,5 +350,6 @@ def config_text(config: Config, folder: Path, *, resume: bool) -> str:
 
 def resume_or_begin(config: Config, folder: Path, *, resume: bool, watch: Watch | None = None) -> dict[str, Any]:
     """Run a config in a folder (`resume`: go on with the run that is there) and return its summary."""
-    with RunDirectory.create(folder, config_text(config, folder, resume=resume), resume=resume) as directory:
+    text, allowed = config_text(config, folder, resume=resume), resume and changes_only_guards(config, folder)
+    with RunDirectory.create(folder, text, resume=resume, allow_config_change=allowed) as directory:
         return Runner(config, directory, watch or Silent()).run()
