@@ -78,16 +78,20 @@ class FailureBudget:
         self.failures += sum(failed)
         self._recent.extend(failed)
 
-    def check(self, name: str, detail: str) -> None:
+    def check(
+        self,
+        name: str,
+        detail: str,
+        remedy: str = "repair the function (its last failure is below), let it return None for what it cannot score",
+    ) -> None:
         """Raise `RewardError` with the last failure's `detail` if too many calls failed."""
         recent, bad = len(self._recent), sum(self._recent)
         never = self.max_share < 1 and self.failures == self.calls >= min(self.minimum, 4)
         if never or (recent >= self.minimum and bad > self.max_share * recent):
             raise RewardError(
                 f"reward {name!r}: {bad} of the last {recent} calls failed ({bad / recent:.0%}); allowed: "
-                f"{self.max_share:.0%}. Remedy: repair the function (its last failure is below), let it return None "
-                "for what it cannot score, or allow more: max_reward_failures in a config, FailureBudget(max_share=...)"
-                f" in Python.\n{detail}"
+                f"{self.max_share:.0%}. Remedy: {remedy}, or allow more: max_reward_failures in a config, "
+                f"FailureBudget(max_share=...) in Python.\n{detail}"
             )
 
 
