@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -33,3 +34,35 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
     if failure:
         raise failure[0]
     return outcome[0]
+
+
+class LoopThread:
+    """An event loop in a thread of its own, for work that must go on while the caller's loop is busy, or after it has
+    ended: a time limit is kept beside a sampler that computes, connections outlive the loop of one step.
+
+    Started by the first `run`, in each process anew; it does not keep the process from ending.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = 0
+        self._lock = threading.Lock()
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` returns or raises, done over there; cancelled there when it is cancelled here."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._running()))
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None or self._process != os.getpid():
+                self._loop, self._process = asyncio.new_event_loop(), os.getpid()
+                threading.Thread(target=self._loop.run_forever, name=self.name, daemon=True).start()
+            return self._loop
+
+    def close(self) -> None:
+        """End the loop's thread; what is going on there is dropped. `run` would start another one."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.call_soon_threadsafe(loop.stop)

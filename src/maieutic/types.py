@@ -128,6 +128,7 @@ class Score:
     `reward` is the training scalar; None means unscorable: such a rollout is left out of means and deviations and is
     counted, never turned into 0. `step_rewards` are pairs (index of a token of the rollout, reward). `answer` is what
     the verifier read in the rollout, in its canonical spelling; None where it found none, or where nobody looked.
+    `asked` counts what judging it asked of another model, `{"judge/requests": 1.0}`; a step's metrics sum it.
     """
 
     reward: float | None
@@ -136,6 +137,7 @@ class Score:
     step_rewards: tuple[tuple[int, float], ...] = ()
     note: str = ""
     answer: str | None = None
+    asked: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

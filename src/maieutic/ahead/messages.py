@@ -144,7 +144,8 @@ def _written(group: Group) -> dict[str, Any]:
              r.version, r.temperature, r.note]
             for r in group.rollouts
         ],
-        "scores": [[s.reward, s.correct, dict(s.parts), s.step_rewards, s.note, s.answer] for s in group.scores],
+        "scores": [[s.reward, s.correct, dict(s.parts), s.step_rewards, s.note, s.answer, dict(s.asked)]
+                   for s in group.scores],
     }  # fmt: skip
 
 
@@ -160,8 +161,8 @@ def _read(written: Mapping[str, Any], columns: Sequence[Sequence[Any]], start: i
             Rollout(task_id, tokens, mask, logprobs, Finish(finish), text, places, sibling, version, temperature, note)
         )
     scores = [
-        Score(reward, correct, parts, tuple((int(token), value) for token, value in steps), note, answer)
-        for reward, correct, parts, steps, note, answer in written["scores"]
+        Score(reward, correct, parts, tuple((int(token), value) for token, value in steps), note, answer, *asked)
+        for reward, correct, parts, steps, note, answer, *asked in written["scores"]
     ]
     task = Task(name, tuple(Message(*message) for message in prompt), answer, meta)
     return Group(task, tuple(rollouts), tuple(scores), written["id"], written["hinted"]), start

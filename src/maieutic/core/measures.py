@@ -19,6 +19,7 @@ def group_measures(groups: Sequence[Group]) -> dict[str, float]:
     """Means over all rollouts of a step. Unscorable ones are left out of reward means and are counted.
 
     Rollouts that had the answer in their prompt are another matter: `hinted/count`, and `hinted/correct` of them.
+    `asked/judge/requests` and the like: what judging asked of other models, in sums; see `maieutic.endpoint.Bill`.
     """
     hinted = [s for g in groups if g.hinted for s in g.scores]
     groups = [g for g in groups if not g.hinted]
@@ -46,6 +47,8 @@ def group_measures(groups: Sequence[Group]) -> dict[str, float]:
         measures["completions/clipped_ratio"] = sum(r.finish is Finish.LENGTH for r in rollouts) / len(rollouts)
     for part in sorted({name for s in scores for name in s.parts}):
         measures[f"reward/parts/{part}"] = statistics.fmean(s.parts[part] for s in scores if part in s.parts)
+    for item in sorted({name for s in scores for name in s.asked}):
+        measures[f"asked/{item}"] = sum(s.asked.get(item, 0.0) for s in scores)
     if hinted:
         measures["hinted/count"] = float(len(hinted))
         measures["hinted/correct"] = sum(bool(s.correct) for s in hinted) / len(hinted)

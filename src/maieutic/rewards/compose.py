@@ -131,7 +131,14 @@ def _sum(scores: Mapping[str, Score], weights: Mapping[str, float]) -> Score:
         step_rewards=tuple(steps) if total is not None else (),
         note="; ".join(f"{name}: {score.note}" for name, score in scores.items() if score.note),
         answer=next((score.answer for score in scores.values() if score.answer is not None), None),
+        asked=_asked(*scores.values()),
     )
+
+
+def _asked(*scores: Score) -> dict[str, float]:
+    """What was asked of other models for any of the scores."""
+    names = dict.fromkeys(name for score in scores for name in score.asked)
+    return {name: sum(score.asked.get(name, 0.0) for score in scores) for name in names}
 
 
 def gate(gating: Reward, judge: Reward) -> Reward:
@@ -154,7 +161,7 @@ def gate(gating: Reward, judge: Reward) -> Reward:
 def _gated(name: str, opened: Score, score: Score) -> Score:
     note = "; ".join(filter(None, (opened.note and f"gate: {opened.note}", score.note)))
     if opened.reward is None:
-        return Score(None, score.correct, score.parts, note=note, answer=score.answer)
+        return Score(None, score.correct, score.parts, note=note, answer=score.answer, asked=_asked(opened, score))
     if not 0 <= opened.reward <= 1:
         raise RewardError(f"gate {name!r}: got {opened.reward}; expected a value between 0 and 1")
     return Score(
@@ -164,4 +171,5 @@ def _gated(name: str, opened: Score, score: Score) -> Score:
         step_rewards=tuple((token, opened.reward * value) for token, value in score.step_rewards),
         note=note,
         answer=score.answer if score.answer is not None else opened.answer,
+        asked=_asked(opened, score),
     )

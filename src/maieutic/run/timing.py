@@ -37,8 +37,9 @@ from maieutic.types import Step
 if TYPE_CHECKING:
     import torch
 
-#: Beginnings of the names of what is no result: these metrics, and those of `memory`.
-TIMES = ("time/", "beside/", "rate/", "memory/")
+#: Beginnings of the names of what is no result: these metrics, those of `memory`, and what judges were asked (a resumed
+#: run finds answers on disk).
+TIMES = ("time/", "beside/", "rate/", "memory/", "asked/")
 
 #: The phases of which rates are told, by the name under which they are.
 RATED = {"prefill": "sampling/prefill", "decode": "sampling/decode", "annotate": "annotate", "update": "update"}
