@@ -15,6 +15,7 @@ from maieutic.rewards.format import think_format
 from maieutic.rewards.lift import FailureBudget, load_reward
 from maieutic.rewards.penalties import PENALTIES
 from maieutic.rewards.shaping import SHAPING
+from maieutic.run.judges import JUDGES
 from maieutic.step_rewards import MonteCarlo, StepRewards
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ NAMED: Mapping[str, Callable[..., Reward]] = {
     "think_format": think_format,
     **SHAPING,
     **PENALTIES,
+    **JUDGES,
 }
 #: What a name begins with → what makes it; the whole name is its parameter `where`. The first that fits is taken.
 PREFIXED: Mapping[str, Callable[..., Reward]] = {}

@@ -8,6 +8,7 @@ from typing import Any
 from maieutic.choose import choose
 from maieutic.protocols import Taskset
 from maieutic.tasks.arithmetic import arithmetic, arithmetic_vocabulary
+from maieutic.tasks.documents import documents
 from maieutic.tasks.files import file
 from maieutic.tasks.gsm8k import gsm8k
 from maieutic.tasks.hub import hub
@@ -22,6 +23,7 @@ TASKSETS: dict[str, Callable[..., Taskset]] = {
     "svamp": svamp,
     "mawps_asdiv": mawps_asdiv,
     "file": file,
+    "documents": documents,
     "hub": hub,
 }
 
@@ -43,6 +45,7 @@ __all__ = [
     "Tasks",
     "arithmetic",
     "arithmetic_vocabulary",
+    "documents",
     "file",
     "gsm8k",
     "hub",
