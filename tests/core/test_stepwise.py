@@ -118,7 +118,7 @@ def test_returns_and_gae_spend_step_rewards_where_they_are():
         (potential(bootstrap=True), True, 0.0, [0.9, -0.6, 0.3]),  # cut: the last state keeps its potential, .6
         ("min", False, 0.3, []),
         ("last", False, 0.6, []),
-        ("product", False, 0.162, []),
+        ("prod", False, 0.162, []),
     ],
 )
 def test_the_forms_of_step_scores(form, cut, outcome, steps):
@@ -137,13 +137,13 @@ def test_which_of_two_solutions_a_form_prefers():
         return outcome + sum(steps)
 
     assert (worth("min", one_bad), worth("min", middling)) == (0.3, 0.6)
-    assert worth("product", one_bad) == pytest.approx(0.2187)
-    assert worth("product", middling) == pytest.approx(0.1296)
+    assert worth("prod", one_bad) == pytest.approx(0.2187)
+    assert worth("prod", middling) == pytest.approx(0.1296)
     assert worth("last", one_bad) > worth("last", middling)
     assert worth("mean", one_bad) == pytest.approx(0.75)
     for more in (0.6, 0.95):
         assert worth("sum", (*middling, more)) > worth("sum", middling)
-        assert worth("product", (*middling, more)) < worth("product", middling)
+        assert worth("prod", (*middling, more)) < worth("prod", middling)
         assert worth("min", (*middling, more)) == worth("min", middling)
         assert worth("potential", (*middling, more)) == pytest.approx(worth("potential", middling))
 

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import itertools
 import random
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -98,6 +100,21 @@ class ToyCritic(nn.Module):
         return torch.where(batch.mask, found, torch.zeros_like(found))
 
 
+@dataclass(frozen=True)
+class _Choices:
+    """What can be chosen at a position after each token, `[V, V]`: log-probs, and the chance of that token or one
+    before it; `likeliest [V]`."""
+
+    logprobs: list[list[float]]
+    below: list[list[float]]
+    likeliest: list[int]
+
+    @staticmethod
+    def of(logits: Tensor) -> _Choices:
+        found = torch.log_softmax(logits, dim=-1)
+        return _Choices(found.tolist(), found.exp().cumsum(1).tolist(), found.argmax(1).tolist())
+
+
 @dataclass
 class ToySampler:
     """Samples from the table, token by token; the same key and sibling always draw the same numbers."""
@@ -111,25 +128,29 @@ class ToySampler:
             raise PromptTooLong(
                 f"the toy model has {self.model.length} positions: got max_tokens={params.max_tokens}; build it longer"
             )
-        return [self._one(tuple(prompt_tokens), params, sibling) for sibling in range(n)]
+        prompt = tuple(prompt_tokens)
+        with torch.no_grad():
+            rows = self.model.table[self.model.bucket(prompt)].double() / (params.temperature or 1.0)
+        at = lru_cache(maxsize=None)(lambda position: _Choices.of(rows[position]))  # siblings meet the same states
+        return [self._one(prompt, params, sibling, at) for sibling in range(n)]
 
-    @torch.no_grad()
-    def _one(self, prompt: tuple[int, ...], params: Sampling, sibling: int) -> Completion:
-        rows = self.model.table[self.model.bucket(prompt)].double() / (params.temperature or 1.0)
+    def _one(
+        self, prompt: tuple[int, ...], params: Sampling, sibling: int, at: Callable[[int], _Choices]
+    ) -> Completion:
         tokens: list[int] = []
         mask: list[bool] = []
         logprobs: list[float] = []
         while len(tokens) < params.max_tokens:
-            position = len(tokens)
-            distribution = torch.log_softmax(rows[position, tokens[-1] if tokens else prompt[-1]], dim=-1)
+            position, before = len(tokens), tokens[-1] if tokens else prompt[-1]
+            choices = at(position)
             if params.temperature:
                 draw = random.Random(f"{params.key}/{sibling}/{position}").random()
-                token = int((distribution.exp().cumsum(0) < draw).sum().clamp(max=len(distribution) - 1))
+                token = min(bisect_left(choices.below[before], draw), len(choices.below) - 1)
             else:
-                token = int(distribution.argmax())
+                token = choices.likeliest[before]
             tokens.append(token)
             mask.append(True)
-            logprobs.append(float(distribution[token]))
+            logprobs.append(choices.logprobs[before][token])
             if token in params.stop_ids:
                 return self._done(tokens, mask, logprobs, Finish.STOP)
             if params.interject is not None and token in params.interject_ids:

@@ -7,7 +7,7 @@
     potential   Φ(s_k) − Φ(s_{k−1})            –                         nothing but the outcome: the sum is constant
     min         –                              min_k p_k                 making the worst step better
     last        –                              p_K                       what the last step's score is earned by
-    product     –                              Π_k p_k                   leaving steps out: none raises it
+    prod        –                              Π_k p_k                   leaving steps out: none raises it
 
 p_k is the score of step k (a process reward model's probability, an estimate of the value there), 1 … K. Which of them
 is safe is a property of the form and not of the model: a perfect process reward model with "sum" still pays for length
@@ -27,6 +27,7 @@ from dataclasses import replace
 
 from maieutic.errors import ConfigError, UnknownName
 from maieutic.protocols import Reward
+from maieutic.rewards.aggregate import AGGREGATES, Aggregate
 from maieutic.rewards.compose import judge_group
 from maieutic.types import Finish, Rollout, Score, Task
 
@@ -52,14 +53,16 @@ def potential(start: float = 0.0, bootstrap: bool = False) -> Form:
     return differences
 
 
+def _whole(how: Aggregate) -> Form:
+    return lambda scores, _: (float(how(scores)), ())
+
+
 #: Forms by name.
 FORMS: Mapping[str, Form] = {
     "sum": lambda scores, _: (0.0, scores),
     "mean": lambda scores, _: (0.0, [score / len(scores) for score in scores]),
     "potential": potential(),
-    "min": lambda scores, _: (min(scores), ()),
-    "last": lambda scores, _: (scores[-1], ()),
-    "product": lambda scores, _: (math.prod(scores), ()),
+    **{name: _whole(AGGREGATES[name]) for name in ("min", "last", "prod")},
 }
 
 
