@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 #: A module imports from lower levels and from its own package only; docs/read-in-order.md draws them.
 LEVELS = [
     {"types", "errors", "clock"},
-    {"protocols", "choose", "own_code", "calculator", "loops", "sandbox"},
+    {"protocols", "choose", "own_code", "calculator", "loops", "thoughts", "sandbox"},
     {"steps", "endpoint"},
     {"core", "tasks", "rewards", "environments"},
     {"models"},

@@ -317,7 +317,7 @@ GUARDS: Mapping[str, Guard] = {
         _wrong_and_paid, percent=False,
     ),
     "pass_at_k": Guard(
-        drift("guards/pass", rises=False), 0.15, "points fewer groups with a right rollout",
+        drift("guards/pass", rises=False, excuse=_rising), 0.25, "points fewer groups with a right rollout",
         "groups with a right rollout fell from {before} to {after}{truth}",
         f"tasks that were solved are not any more: lower the learning rate, raise beta, and {_BACK}",
         _wrong_and_paid,

@@ -26,6 +26,7 @@ from fractions import Fraction
 from maieutic.errors import ConfigError, DataError
 from maieutic.rewards.latex import Equivalence, compare
 from maieutic.rewards.numbers import LONGEST_ANSWER, canonical_number, numbers, parse_number, plain, without_remarks
+from maieutic.thoughts import outside_thoughts
 from maieutic.types import Task, Verdict
 
 #: How many characters of a text, counted back from its last digit, are searched for a number that can be read.
@@ -48,14 +49,6 @@ class Marked:
     content: str
     start: int
     stop: int
-
-
-def outside_thoughts(text: str) -> str:
-    """What follows the last `</think>` (all of the text when there is none), up to a `<think>` that opens there."""
-    close = text.rfind("</think>")
-    begin = 0 if close < 0 else close + len("</think>")
-    opened = text.find("<think>", begin)
-    return text[begin:] if opened < 0 else text[begin:opened]
 
 
 def _tagged(text: str, end: int) -> Marked | None:

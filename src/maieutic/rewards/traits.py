@@ -11,7 +11,8 @@ import re
 from bisect import bisect_right
 from collections.abc import Collection, Sequence
 
-from maieutic.rewards.answers import canonical, marked, outside_thoughts
+from maieutic.rewards.answers import canonical, marked
+from maieutic.thoughts import outside_thoughts
 from maieutic.types import Rollout
 
 #: Characters of a text that are searched for marked answers, and marked answers that are looked at.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from maieutic.calculator import evaluate, number, show
+from maieutic.thoughts import outside_thoughts
 from maieutic.types import Task, Verdict
 
 #: How far a computed value may be from the answer where problems have decimals (recipe: within 1e-3).
@@ -19,6 +20,11 @@ MOST_STATEMENTS, MOST_BITS = 20, 256
 _HASHES = re.compile(r"#+")
 _NUMBER_NEXT = re.compile(r"\s*\$?([+-]?[0-9.,]+)")
 _LINE_NEXT = re.compile(r"[^\n]*")
+#: What makes another number of the one that it touches: 72², 72^2, 72/2, 72e5, 72x (not 72m), 72 thousand, 72 ± 5.
+_ANOTHER = re.compile(
+    r"[\^²³*×]|/\d|[eE][+-]?\d|(?![mghslLCFc])[A-Za-z](?![A-Za-z])"
+    r"|\s?(?:\\pm|±)|\s?(?:hundred|thousand|million|billion|trillion|dozen)s?\b"
+)
 
 
 @dataclass(frozen=True)
@@ -26,19 +32,21 @@ class NumberAfterMarker:
     """Correct when the number after the only `#` (or `####`) of the text is within `tolerance` of the task's answer.
 
     More than one marker is wrong whatever follows: `# 1 # 2 # 3` names every answer and commits to none. Text after
-    the number is ignored. A marker is a run of at least `hashes` signs, so that `#1` may occur in the text of GSM8K.
+    the number is ignored, unless it makes another number of it (`72 thousand`); what stands in a thought was not said.
+    A marker is a run of at least `hashes` signs, so that `#1` may occur in the text of GSM8K.
     """
 
     tolerance: Fraction = Fraction(0)
     hashes: int = 1
 
     def __call__(self, task: Task, text: str) -> Verdict:
+        text = outside_thoughts(text)
         marker = _only_marker(text, self.hashes)
         if isinstance(marker, Verdict):
             return marker
         found = _NUMBER_NEXT.match(text, marker)
         value = number(found[1].rstrip(".,")) if found else None
-        if value is None:
+        if value is None or (found is not None and _ANOTHER.match(text, found.end())):
             return Verdict(False, None, "no number after the # marker")
         return _compare(task, value, self.tolerance)
 
@@ -59,6 +67,7 @@ class AnswerAfterMarker:
     def __call__(self, task: Task, text: str) -> Verdict:
         if number(task.answer or "") is not None:
             return NumberAfterMarker(self.tolerance)(task, text)
+        text = outside_thoughts(text)
         marker = _only_marker(text)
         if isinstance(marker, Verdict):
             return marker
