@@ -214,7 +214,8 @@ def test_no_more_questions_than_asked_for():
 
 GOOD = {"text": "Q?", "options": ["a", "b", "c", "d"], "answer": 1}
 BAD = [
-    {}, None, "Q?", {**GOOD, "text": " "}, {**GOOD, "options": ["a", "b", "c"]}, {**GOOD, "options": ["a", "b", "c", "A "]},
+    {}, None, "Q?", {**GOOD, "text": " "}, {**GOOD, "options": ["a", "b", "c"]},
+    {**GOOD, "options": ["a", "b", "c", "A "]},
     {**GOOD, "options": ["a", "b", "c", 4]}, {**GOOD, "options": "abcd"}, {**GOOD, "answer": 4}, {**GOOD, "answer": -1},
     {**GOOD, "answer": True}, {**GOOD, "answer": "E"}, {**GOOD, "answer": None}, {**GOOD, "answer": 1.0},
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -17,12 +17,21 @@ _OUTCOMES = {Finish.STOP: Outcome.ANSWERED, Finish.ENVIRONMENT: Outcome.ANSWERED
 
 class LocalRespondent:
     """Asks a sampler. What it answers depends on (seed, question, sample) only; questions that are asked side by side
-    are batched by the engine behind the sampler.
+    are batched by the engine behind the sampler. `special_tokens` are those of its tokenizer, as they are written.
 
     >>> judge = LocalRespondent(backend.sampler(model), model.chat, name="models/judge")
     """
 
-    def __init__(self, sampler: Sampler, chat: Chat, *, name: str = "local", seed: int | str = 0) -> None:
+    def __init__(
+        self,
+        sampler: Sampler,
+        chat: Chat,
+        *,
+        name: str = "local",
+        seed: int | str = 0,
+        special_tokens: Collection[str] = (),
+    ) -> None:
+        self.special_tokens = tuple(special_tokens)
         self.sampler = sampler
         self.format = chat
         self.name = name

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from maieutic.endpoint.once import Once
-from maieutic.endpoint.reply import WITH_TEXT, Bill, Outcome, Reply, Respondent
+from maieutic.endpoint.reply import WITH_TEXT, Bill, Outcome, Reply, Respondent, special_tokens_of
 from maieutic.errors import DataError
 from maieutic.types import Message
 
@@ -127,6 +127,11 @@ class Remembered:
     def name(self) -> str:
         """That of the respondent."""
         return self.respondent.name
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Those of the respondent's tokenizer, where it knows them."""
+        return special_tokens_of(self.respondent)
 
     async def chat(
         self,

@@ -99,7 +99,8 @@ class Respondent(Protocol):
     """Answers a conversation. Never raises for what goes wrong while it does: the reply says it.
 
     `sample` tells apart several answers to the same question; with `temperature` 0 they may be all alike. `schema` is
-    a JSON schema for the answer, which a server may not know or keep to: read what comes with care.
+    a JSON schema for the answer, which a server may not know or keep to: read what comes with care. One that knows the
+    special tokens of its tokenizer says so by an attribute `special_tokens` (`special_tokens_of`).
     """
 
     @property
@@ -116,3 +117,8 @@ class Respondent(Protocol):
         sample: int = 0,
         schema: Mapping[str, Any] | None = None,
     ) -> Reply: ...
+
+
+def special_tokens_of(respondent: Respondent) -> tuple[str, ...]:
+    """Texts that the respondent's tokenizer would take for tokens of its own, as far as they are known here."""
+    return tuple(getattr(respondent, "special_tokens", ()))

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maieutic.endpoint import Bill, Outcome, Reply, Respondent
+from maieutic.endpoint.reply import special_tokens_of
 from maieutic.rewards.lift import FailureBudget
+from maieutic.rewards.showing import harmless
 from maieutic.types import Message, Score
 
 logger = logging.getLogger("maieutic.rewards")
@@ -52,6 +54,10 @@ class Inquiry:
             sample=sample,
             schema=schema,
         )
+
+    def harmless(self, text: str, max_characters: int | None = None) -> str:
+        """A text that was not written here, for a prompt: see `showing.harmless`."""
+        return harmless(text, special_tokens_of(self.respondent), max_characters)
 
     def account(self, failures: Sequence[str]) -> None:
         """Count judgements, "" for each that was made, else what went wrong. Raises RewardError when the failure

@@ -18,15 +18,16 @@ import asyncio
 import math
 import re
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from maieutic.endpoint import Reply, Respondent
 from maieutic.errors import ConfigError
 from maieutic.rewards.inquiry import Inquiry, failure_of, logger, total
 from maieutic.rewards.judge_prompts import REFERENCE, RUBRIC, SCORE
 from maieutic.rewards.lift import FailureBudget, unscorable
-from maieutic.rewards.showing import check_template, fill, harmless, question_of
+from maieutic.rewards.showing import check_template, fill, question_of
 from maieutic.types import Finish, Rollout, Score, Task
 
 _SCORE = re.compile(r"<score>\s*([+-]?\d{1,6}(?:\.\d{1,6})?)\s*(?:/\s*10\s*)?</score>", re.IGNORECASE)
@@ -37,17 +38,16 @@ LEAST_FOR_SLOPE = 4
 
 @dataclass(frozen=True)
 class Shown:
-    """How a task and a candidate are put before a judge: a template, its rubric, what is taken out of the candidate.
+    """How a task and its candidates are put before a judge: a template, its rubric, and what makes a text `harmless`.
 
     `show_answer`: a task's answer is shown as reference where it has one. Raises ConfigError for a template without
     the fields that are needed.
     """
 
     template: str
+    harmless: Callable[[str], str]
     rubric: str = RUBRIC
     show_answer: bool = True
-    special_tokens: Collection[str] = ()
-    max_characters: int = 50_000
     fields: tuple[str, ...] = ("candidate",)
 
     def __post_init__(self) -> None:
@@ -55,12 +55,9 @@ class Shown:
 
     def prompt(self, task: Task, *texts: str) -> str:
         """The judge's prompt about these texts, one for each of `fields`."""
-        answer = fill(REFERENCE, {"answer": self._harmless(task.answer)}) if self.show_answer and task.answer else ""
-        about = {"rubric": self.rubric, "question": self._harmless(question_of(task)), "reference": answer}
-        return fill(self.template, {**about, **dict(zip(self.fields, map(self._harmless, texts)))})
-
-    def _harmless(self, text: str) -> str:
-        return harmless(text, self.special_tokens, self.max_characters)
+        answer = fill(REFERENCE, {"answer": self.harmless(task.answer)}) if self.show_answer and task.answer else ""
+        about = {"rubric": self.rubric, "question": self.harmless(question_of(task)), "reference": answer}
+        return fill(self.template, {**about, **dict(zip(self.fields, map(self.harmless, texts)))})
 
 
 @dataclass
@@ -68,6 +65,7 @@ class Judge:
     """Reward n / 10 for a judge's score n, the mean of m = `samples` judgements. One request a judgement.
 
     temperature        default: 0 for one judgement, else .7. More than one at 0 would be all the same: ConfigError.
+    max_characters     a longer candidate is cut, and says so.
     length_correction  share of what a rollout gains by being longer than its siblings that is taken off; see
                        `without_length`.
     zero_on_failure    reward 0 where no judgement could be had, instead of none.
@@ -84,7 +82,6 @@ class Judge:
     length_correction: float = 0.0
     zero_on_failure: bool = False
     show_answer: bool = True
-    special_tokens: Collection[str] = ()
     max_characters: int = 50_000
     budget: FailureBudget | None = None
     name: str = "judge"
@@ -99,11 +96,12 @@ class Judge:
             )
         if not 0 <= self.length_correction <= 1:
             raise ConfigError(f"{self.name}: got length_correction={self.length_correction}; expected 0 to 1")
-        self.shown = Shown(self.template, self.rubric, self.show_answer, self.special_tokens, self.max_characters)
         self.inquiry = Inquiry(
             self.respondent, self.name,
             max_tokens=self.max_tokens, budget=self.budget, zero_on_failure=self.zero_on_failure,
         )  # fmt: skip
+        shorten = partial(self.inquiry.harmless, max_characters=self.max_characters)
+        self.shown = Shown(self.template, shorten, self.rubric, self.show_answer)
 
     async def __call__(self, task: Task, rollouts: Sequence[Rollout]) -> list[Score]:
         """One score a rollout. Raises RewardError when too many judgements have failed."""

@@ -15,8 +15,9 @@ from __future__ import annotations
 import asyncio
 import re
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from maieutic.endpoint import Bill, Reply, Respondent
 from maieutic.errors import ConfigError
@@ -57,7 +58,6 @@ class PairwiseJudge:
     max_tokens: int = 1024
     zero_on_failure: bool = False
     show_answer: bool = True
-    special_tokens: Collection[str] = ()
     max_characters: int = 50_000
     budget: FailureBudget | None = None
     name: str = "pairwise_judge"
@@ -66,14 +66,12 @@ class PairwiseJudge:
     def __post_init__(self) -> None:
         if self.opponents is not None and self.opponents < 1:
             raise ConfigError(f"{self.name}: got opponents={self.opponents}; expected at least 1, or none for all")
-        self.shown = Shown(
-            self.template, self.rubric, self.show_answer, self.special_tokens, self.max_characters,
-            ("candidate_a", "candidate_b"),
-        )  # fmt: skip
         self.inquiry = Inquiry(
             self.respondent, self.name,
             max_tokens=self.max_tokens, budget=self.budget, zero_on_failure=self.zero_on_failure,
         )  # fmt: skip
+        shorten = partial(self.inquiry.harmless, max_characters=self.max_characters)
+        self.shown = Shown(self.template, shorten, self.rubric, self.show_answer, ("candidate_a", "candidate_b"))
 
     async def __call__(self, task: Task, rollouts: Sequence[Rollout]) -> list[Score]:
         """One score a rollout. Raises RewardError when too many comparisons have failed."""

@@ -21,8 +21,9 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from random import Random
 from typing import Any
 
@@ -32,13 +33,16 @@ from maieutic.errors import ConfigError, DataError
 from maieutic.rewards.inquiry import Inquiry, failure_of
 from maieutic.rewards.judge_prompts import MAKE_QUIZ, TAKE_QUIZ
 from maieutic.rewards.lift import FailureBudget, unscorable
-from maieutic.rewards.showing import check_template, fill, harmless
+from maieutic.rewards.showing import check_template, fill
 from maieutic.types import Finish, Rollout, Score, Task
 
 OPTIONS = 4
 LETTERS = "ABCD"
 #: "The text does not say."
 UNKNOWN = "0"
+
+#: Places at which a quiz is looked for in a reply.
+MOST_BRACES = 500
 
 #: The form of a quiz, for servers that can keep a model to it.
 SCHEMA: Mapping[str, Any] = {
@@ -117,7 +121,6 @@ class QuizReward:
     max_tokens: int = 2048
     seed: int | str = 0
     zero_on_failure: bool = False
-    special_tokens: Collection[str] = ()
     budget: FailureBudget | None = None
     name: str = "quiz"
     make_template: str = MAKE_QUIZ
@@ -188,7 +191,7 @@ class QuizReward:
         self, inquiry: Inquiry, questions: Sequence[Question], text: str
     ) -> tuple[tuple[str, ...] | None, str, Bill]:
         """The quiz answered from a text; or None and why."""
-        about = {"text": harmless(text, self.special_tokens), "quiz": shown(questions), "count": str(len(questions))}
+        about = {"text": inquiry.harmless(text), "quiz": shown(questions), "count": str(len(questions))}
         reply = await inquiry.ask(fill(self.take_template, about))
         failure = failure_of(reply)
         answers = None if failure else read_answers(reply.text)
@@ -200,7 +203,7 @@ class QuizReward:
         """A quiz whose every question is answered rightly from the text itself."""
         bill, why = Bill(), ""
         for attempt in range(self.attempts):
-            about = {"text": harmless(text, self.special_tokens), "count": str(self.questions)}
+            about = {"text": self.making.harmless(text), "count": str(self.questions)}
             reply = await self.making.ask(
                 fill(self.make_template, about), temperature=self.temperature, sample=attempt, schema=SCHEMA
             )
@@ -251,7 +254,7 @@ def read_quiz(text: str) -> list[Question]:
 
     A question has a text, four different options, and an answer: a place from 0 to 3, a letter, or an option's text.
     """
-    for start in (found.start() for found in re.finditer(r"\{", text)):
+    for start in (found.start() for found in islice(re.finditer(r"\{", text), MOST_BRACES)):
         try:
             data, _ = json.JSONDecoder().raw_decode(text, start)
         except (ValueError, RecursionError):

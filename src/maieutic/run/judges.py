@@ -50,20 +50,28 @@ class LocalJudge:
         schema: Mapping[str, Any] | None = None,
     ) -> Reply:
         """The model's answer."""
-        if self._made is None:
-            self._made = self._load()
-        return await self._made.chat(
+        return await self._loaded().chat(
             messages, max_tokens=max_tokens, temperature=temperature, sample=sample, schema=schema
         )
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Those of its tokenizer."""
+        return self._loaded().special_tokens
+
+    def _loaded(self) -> LocalRespondent:
+        self._made = self._made or self._load()
+        return self._made
 
     def _load(self) -> LocalRespondent:
         from maieutic.backends.local import LocalBackend
         from maieutic.models.causal import load_causal
 
         loaded = load_causal(self.model, device=self.device)
-        return LocalRespondent(
-            LocalBackend(self.device, max_rows=self.max_rows).sampler(loaded), loaded.chat, name=self.name
-        )
+        sampler = LocalBackend(self.device, max_rows=self.max_rows).sampler(loaded)
+        tokens = loaded.chat.tokenizer.added_tokens_decoder.values()
+        written = [token.content for token in tokens if token.special]
+        return LocalRespondent(sampler, loaded.chat, name=self.name, special_tokens=written)
 
 
 def respondent(
