@@ -142,11 +142,17 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a verifier says of a text: correct or not, the answer it read (None if it found none), and why."""
+    """What a verifier says of a text: correct or not, the answer it read (None if it found none), and why.
+
+    `share`, 0 to 1, says how much of it is right where that comes in degrees, as the share of tests that a program
+    passes; None: all or nothing. `parts` are numbers of its own, to be recorded.
+    """
 
     correct: bool
     answer: str | None = None
     why: str = ""
+    share: float | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,27 @@ def own_file(data, tmp):
     return make_taskset("file", path=written(tmp, "own.jsonl"))
 
 
+def program(task):
+    """The reference program of a code task, fenced as a model would write it."""
+    return task.meta["solution"]
+
+
+def other_program_text(task):
+    """A program that defines what is asked for, and gets it wrong."""
+    return f"```python\ndef {task.meta['function']}(*args):\n    return 'no'\n```"
+
+
+def code_file(data, tmp):
+    rows = [
+        {"prompt": f"Add {n} to a number.", "function": "f", "solution": f"def f(x): return x + {n}",
+         "tests": [f"assert f(1) == {n + 1}", {"args": [2], "expected": n + 2}]}
+        for n in range(4)
+    ]  # fmt: skip
+    path = tmp / "programs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return make_taskset("code", path=path)
+
+
 def own_folder(data, tmp):
     return make_taskset("hub", id=str(written(tmp, "train.jsonl").parent))
 
@@ -107,6 +128,7 @@ CASES = {
         "mawps_asdiv", made("mawps_asdiv", "svamp", split="validation", mask_numbers=True), wrong=other_program
     ),
     "file": Case("file", own_file, marked, needs_data=False),
+    "code": Case("code", code_file, program, other_program_text, needs_data=False),
     "hub": Case("hub", own_folder, marked, needs_data=False),
     "documents": Case(
         "documents", own_documents, lambda t: t.meta["text"], lambda t: "#", needs_data=False, answered=False

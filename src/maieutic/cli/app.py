@@ -18,6 +18,7 @@ from maieutic.cli.evaluate import evaluate
 from maieutic.cli.plan import plan
 from maieutic.cli.reward import reward
 from maieutic.cli.sample import sample
+from maieutic.cli.sandbox import sandbox
 from maieutic.cli.show import show
 from maieutic.cli.sweep import sweep
 from maieutic.cli.train import train
@@ -108,5 +109,6 @@ for verb, function in VERBS.items():
         verb, epilog=_examples(verb), no_args_is_help=verb in ("plan", "eval", "compare", "sweep", "sample", "show")
     )(function)
 app.add_typer(reward)
+app.add_typer(sandbox)
 
 command = typer.main.get_command(app)

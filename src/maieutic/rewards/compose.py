@@ -59,7 +59,7 @@ async def judge_group(judge: Reward, task: Task, rollouts: Sequence[Rollout]) ->
 def answer_reward(
     verifier: Verifier, *, correct: float = 1.0, wrong: float = 0.0, truncated: float | None = None
 ) -> Reward:
-    """`correct` or `wrong`, by the verifier's verdict on `rollout.text`.
+    """`correct` or `wrong`, by the verifier's verdict on `rollout.text`; between them where it gives a share.
 
     A rollout that failed is unscorable. One that the length limit cut is judged like the others (its note says that
     it was cut), unless `truncated` gives all of these one reward.
@@ -72,11 +72,13 @@ def answer_reward(
             return unscorable(rollout)
         cut = rollout.finish is Finish.LENGTH
         verdict = verifier(task, rollout.text)
-        value = correct if verdict.correct else wrong
+        share = float(verdict.correct) if verdict.share is None else verdict.share
+        value = wrong + (correct - wrong) * share if 0 < share < 1 else correct if share else wrong
         if cut and truncated is not None:
             value = truncated
         note = "; ".join(filter(None, ("cut by the length limit" if cut else "", verdict.why)))
-        return Score(value, correct=verdict.correct, parts={"answer": value}, note=note, answer=verdict.answer)
+        parts = {"answer": value, **verdict.parts}
+        return Score(value, correct=verdict.correct, parts=parts, note=note, answer=verdict.answer)
 
     def score_all(task: Task, rollouts: Sequence[Rollout]) -> list[Score]:
         return [score(task, rollout) for rollout in rollouts]

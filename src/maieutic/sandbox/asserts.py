@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ast
 import builtins
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,25 +59,31 @@ class Script:
 Test = Call | Checks | Script
 
 
-def read_tests(source: str, setup: str = "", where: str = "a test") -> list[Test]:
+def read_tests(source: str, setup: str = "", where: str = "a test", names: Collection[str] | None = None) -> list[Test]:
     """The tests in statements such as `assert f(1) == 2`; each assertion is one where nothing else stands beside them.
+
+    `setup` are trusted definitions that the tests use. `names` are those that the program is asked for where a test is
+    more than a call and a value; without them, every name that nothing else explains, which lets a program define what
+    a test forgot to import. Modules of the standard library are always the real ones.
 
     An assertion of a constant tests nothing and is left out. Raises DataError where `source` or `setup` is not Python.
     """
-    return tests_in(parsed(source, where).body, source, setup, where)
+    return tests_in(parsed(source, where).body, source, setup, where, names)
 
 
-def tests_in(body: Sequence[ast.stmt], source: str, setup: str, where: str) -> list[Test]:
+def tests_in(
+    body: Sequence[ast.stmt], source: str, setup: str, where: str, names: Collection[str] | None
+) -> list[Test]:
     """Tests of statements that were parsed already; `source` is theirs as one text."""
     own = defined(parsed(setup, where))
     asserts = [each for each in body if isinstance(each, ast.Assert)]
     if len(asserts) < sum(not _idle(each) for each in body):
-        return [_checks(source, setup, where)]
+        return [_checks(source, setup, where, names)]
     tests: list[Test] = []
     for each in asserts:
         if isinstance(each.test, ast.Constant):
             continue
-        tests.append(_as_call(each.test, own) or _checks(ast.unparse(each), setup, where))
+        tests.append(_as_call(each.test, own) or _checks(ast.unparse(each), setup, where, names))
     return tests
 
 
@@ -111,11 +118,15 @@ def _idle(statement: ast.stmt) -> bool:
     )
 
 
-def _checks(source: str, setup: str, where: str) -> Checks:
+def _checks(source: str, setup: str, where: str, names: Collection[str] | None) -> Checks:
     trees = [parsed(source, where), parsed(setup, where)]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
     bound = frozenset().union(*(defined(tree) for tree in trees))
-    used = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    return Checks(source, setup, tuple(sorted(used - bound - set(dir(builtins)))))
+    used = {node.id for node in nodes if isinstance(node, ast.Name)} - bound - set(dir(builtins))
+    owners = {node.value.id for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}
+    modules = sorted(used & owners & sys.stdlib_module_names - set(names or ()))
+    remote = used - set(modules) if names is None else used & set(names)
+    return Checks(source, "\n".join([*(f"import {name}" for name in modules), setup]), tuple(sorted(remote)))
 
 
 def _as_call(test: ast.expr, own: frozenset[str]) -> Call | None:

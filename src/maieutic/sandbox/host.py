@@ -35,17 +35,17 @@ _SOURCE = str(Path(__file__).parents[2])
 
 #: Layers that a boundary is made of, and what each is for.
 LAYERS: Mapping[str, str] = {
-    "seccomp": "no sockets, processes, tracing, mounts or kernel objects: few system calls are left",
-    "landlock": "no files but Python's standard library, to read",
-    "root": "a root folder in which there is nothing else",
-    "user": "a user of its own, without capabilities",
-    "processes": "no other process can be seen, and none survives",
+    "user": "no right that the user of the trainer has",
+    "mounts": "no mount of the system's to change",
     "network": "no network, not even this machine's own",
-    "mounts": "no mount of the system can be changed",
     "ipc": "no shared memory or message queue of others",
-    "host name": "",
-    "control groups": "",
-    "bubblewrap": "namespaces made by another program, one sandbox a program",
+    "host name": "no name of the machine to change",
+    "control groups": "no sight of control groups",
+    "processes": "no other process to see, and none that survives",
+    "root": "no file but Python's standard library",
+    "landlock": "no file but Python's standard library, once more",
+    "seccomp": "no socket, process, trace, mount or kernel object",
+    "bubblewrap": "no way out, by another program's namespaces; each program has a sandbox of its own",
 }
 
 
@@ -89,13 +89,8 @@ class Boundary:
         return not self.has("seccomp")
 
     def words(self) -> list[str]:
-        """A line for each layer: whether it is in force, and what it is for."""
-        lines = []
-        for name, purpose in LAYERS.items():
-            there, said = self.layers.get(name, (False, "not asked for"))
-            if there or name != "bubblewrap":
-                lines.append(f"{'yes' if there else 'no '}  {name:<14}  {said}{f' ({purpose})' if purpose else ''}")
-        return lines
+        """A line for each layer: whether it is in force, and how, or why not."""
+        return [f"{'yes' if there else 'no '}  {name:<14}  {said}" for name, (there, said) in self.layers.items()]
 
 
 REMEDY = (

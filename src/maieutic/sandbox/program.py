@@ -44,7 +44,12 @@ def _read(size: int) -> bytes:
 
 def send(message: dict[str, Any]) -> None:
     """A reply."""
-    body = memoryview(wire.frame(message))
+    send_frame(wire.frame(message))
+
+
+def send_frame(content: bytes) -> None:
+    """A reply that is a frame already."""
+    body = memoryview(content)
     while body:
         body = body[os.write(REPLIES, body) :]
 
@@ -104,24 +109,24 @@ class Program:
         self.kept.append(value)
         return len(self.kept) - 1
 
-    def reply(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The reply to a request, whatever the program does."""
+    def reply(self, request: dict[str, Any]) -> bytes:
+        """The reply to a request, whatever the program does, as a frame."""
         try:
             if "parts" in request:
                 self.define(request["parts"])
-                return {"value": None}
-            return {"value": wire.Encoder(self.keep).encode(self.answer(request))}
+                return wire.frame({"value": None})
+            return wire.frame({"value": wire.Encoder(self.keep).encode(self.answer(request))})
         # The program is a stranger's: whatever it raises is a result (SystemExit and KeyboardInterrupt too).
         except BaseException as error:  # noqa: BLE001
-            return {"raised": [type(error).__name__, error_text(error)]}
+            return wire.frame({"raised": [type(error).__name__, error_text(error)]})
 
 
 def serve(first: dict[str, Any]) -> None:
     """Define the program and answer requests until there are no more."""
     program = Program("solution")
-    send(program.reply(first))
+    send_frame(program.reply(first))
     while (request := read_request()) is not None:
-        send(program.reply(request))
+        send_frame(program.reply(request))
 
 
 def run_main(parts: list[str]) -> int:

@@ -8,7 +8,7 @@ What a machine refuses is left out and said, so that the caller can judge whethe
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from maieutic.sandbox import kernel
@@ -67,32 +67,44 @@ def enter(folders: Sequence[str], closed: Sequence[str], without: frozenset[str]
             rooms.attempt(name, _left(flag))
     if rooms.has("mounts"):
         rooms.attempt("root", lambda: _own_root(folders, closed))
+    if rooms.user is not None and not rooms.has("root") and not _can_read(rooms.user, folders):
+        few = f"{', '.join(folders)} is closed to them, so that they can import only what is loaded beforehand"
+        rooms.layers["user"] = (True, f"programs run as user {rooms.user}; {few}")
     return rooms
 
 
-def _can_unshare() -> bool:
-    """Whether namespaces may be made without a user namespace: tried in a process of its own."""
+def _can_read(user: int, folders: Sequence[str]) -> bool:
+    """Whether that user may read the folders: tried in a process of its own."""
+
+    def read() -> None:
+        os.setresuid(user, user, user)
+        for folder in folders:
+            os.listdir(folder)
+
+    return _in_a_child(read)
+
+
+def _in_a_child(attempt: Callable[[], object]) -> bool:
+    """Whether this goes well, in a process that ends afterwards."""
     child = os.fork()
     if child == 0:
         try:
-            kernel.unshare(kernel.CLONE_NEWNS)
+            attempt()
         except OSError:
             os._exit(1)
         os._exit(0)
     return os.waitpid(child, 0)[1] == 0
 
 
+def _can_unshare() -> bool:
+    """Whether namespaces may be made without a user namespace."""
+    return _in_a_child(lambda: kernel.unshare(kernel.CLONE_NEWNS))
+
+
 def _user_for_programs() -> int:
     """A user whom nobody else is, so that limits count and signals reach only this sandbox; else nobody."""
     wanted = _OWN_USERS + os.getpid() % (1 << 22)
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setresuid(wanted, wanted, wanted)
-        except OSError:
-            os._exit(1)
-        os._exit(0)
-    return wanted if os.waitpid(child, 0)[1] == 0 else _NOBODY
+    return wanted if _in_a_child(lambda: os.setresuid(wanted, wanted, wanted)) else _NOBODY
 
 
 def _become(user: int) -> None:
@@ -164,8 +176,3 @@ def mount_scratch(size: int, user: int | None) -> None:
 def unmount_scratch() -> None:
     """Take the program's folder away, with whatever is in it."""
     kernel.unmount(SCRATCH)
-
-
-def in_words(layers: Mapping[str, tuple[bool, str]]) -> list[str]:
-    """A line for each layer."""
-    return [f"{'yes' if there else 'no '}  {name}: {said}" for name, (there, said) in layers.items()]

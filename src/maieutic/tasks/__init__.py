@@ -8,6 +8,7 @@ from typing import Any
 from maieutic.choose import choose
 from maieutic.protocols import Taskset
 from maieutic.tasks.arithmetic import arithmetic, arithmetic_vocabulary
+from maieutic.tasks.code import PassesTests, code
 from maieutic.tasks.documents import documents
 from maieutic.tasks.files import file
 from maieutic.tasks.gsm8k import gsm8k
@@ -23,6 +24,7 @@ TASKSETS: dict[str, Callable[..., Taskset]] = {
     "svamp": svamp,
     "mawps_asdiv": mawps_asdiv,
     "file": file,
+    "code": code,
     "documents": documents,
     "hub": hub,
 }
@@ -41,10 +43,12 @@ __all__ = [
     "TASKSETS",
     "AnswerAfterMarker",
     "NumberAfterMarker",
+    "PassesTests",
     "ProgramValue",
     "Tasks",
     "arithmetic",
     "arithmetic_vocabulary",
+    "code",
     "documents",
     "file",
     "gsm8k",
