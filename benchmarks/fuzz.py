@@ -1,0 +1,263 @@
+"""Fuzz: generated texts through every verifier, format reward and penalty: nothing raises, nothing is over its limit.
+
+    python -m benchmarks fuzz [--texts 1000000] [--seconds S] [--latex 20] [--progress FILE] [--quick] [--json FILE]
+
+Texts are those of `benchmarks/_fuzz_texts.py`. Each call is timed by the processor time of its thread; one that took
+more than `LIMIT` is made again, and counts where it did twice. One text in `--latex` is also compared by math-verify,
+which runs in a process of its own with a second's limit: each time it had to be killed, the next comparison must work.
+What is found is written to `--progress` every `EVERY` texts, and the command goes on from there when it is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks._fuzz_texts import EXPRESSIONS, task, text
+from maieutic.calculator import evaluate
+from maieutic.guards import measures
+from maieutic.protocols import Reward
+from maieutic.rewards import (
+    AnswerVerifier,
+    answer_reward,
+    canonical,
+    extract_flexible,
+    extract_strict,
+    required,
+    think_format,
+    traits,
+)
+from maieutic.rewards.answers import equivalent
+from maieutic.rewards.latex import Equivalence, compare
+from maieutic.rewards.penalties import PENALTIES
+from maieutic.rewards.shaping import SHAPING
+from maieutic.tasks.verify import AnswerAfterMarker, NumberAfterMarker, ProgramValue
+from maieutic.types import Finish, Group, Rollout, Score, Task, Verdict
+
+#: Seconds of processor time of a call; seconds that a LaTeX comparison has, and after which it must have ended.
+LIMIT, LATEX, ENDED = 0.5, 1.0, 30.0
+
+#: Texts between two writings of the progress; characters of a text that become tokens of its rollout.
+EVERY, TOKENS = 500, 2000
+
+Judge = Callable[[Task, str], Any]
+
+
+@dataclass
+class Progress:
+    """What was found so far; JSON."""
+
+    seed: int
+    latex: int
+    done: int = 0
+    calls: dict[str, int] = field(default_factory=dict)
+    correct: dict[str, int] = field(default_factory=dict)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    slowest: dict[str, list[float]] = field(default_factory=dict)
+    characters: int = 0
+    killed: int = 0
+    seconds: float = 0.0
+
+    def write(self, path: Path) -> None:
+        """Whole or not at all."""
+        beside = path.with_name(f".{path.name}.tmp")
+        beside.write_text(json.dumps(asdict(self)))
+        os.replace(beside, path)
+
+
+def read_progress(path: Path, seed: int, latex: int) -> Progress:
+    """What an earlier call found; nothing, where it was asked for something else."""
+    if path.exists():
+        found = Progress(**json.loads(path.read_text()))
+        if (found.seed, found.latex) == (seed, latex):
+            return found
+        raise SystemExit(
+            f"{path} holds the progress of seed {found.seed}, latex {found.latex}; choose another --progress"
+        )
+    return Progress(seed, latex)
+
+
+def _verdict(verifier: Callable[[Task, str], Verdict]) -> Judge:
+    def judge(asked: Task, said: str) -> bool:
+        found = verifier(asked, said)
+        if not isinstance(found, Verdict) or not isinstance(found.correct, bool):
+            raise TypeError(f"got {found!r}; expected a verdict")
+        return found.correct
+
+    return judge
+
+
+def _rewarded(judge: Reward, low: float, high: float, loop: asyncio.AbstractEventLoop) -> Judge:
+    def call(asked: Task, said: str) -> bool:
+        (score,) = loop.run_until_complete(judge(asked, [rollout(asked, said)]))
+        if score.reward is None or not low <= score.reward <= high:
+            raise ValueError(f"got the reward {score.reward}; expected one from {low} to {high}")
+        return score.reward == high
+
+    return call
+
+
+def rollout(asked: Task, said: str) -> Rollout:
+    """The text as a rollout: a token a character, of the first so many."""
+    prompt = [ord(character) for character in asked.prompt[-1].content]
+    own = [ord(character) for character in said[:TOKENS]] or [0]
+    mask = (False,) * len(prompt) + (True,) * len(own)
+    return Rollout(asked.id, (*prompt, *own), mask, (0.0,) * len(mask), Finish.STOP, said)
+
+
+def judges(loop: asyncio.AbstractEventLoop) -> dict[str, Judge]:
+    """Everything that reads a model's text without leaving this process."""
+    verifiers: Mapping[str, Callable[[Task, str], Verdict]] = {
+        "strict": AnswerVerifier(),
+        "flexible": AnswerVerifier(strict=False),
+        "tolerance": AnswerVerifier(tolerance=1e-3),
+        "arithmetic": NumberAfterMarker(),
+        "GSM8K": NumberAfterMarker(hashes=4),
+        "SVAMP": NumberAfterMarker(ProgramValue().tolerance),
+        "programs": ProgramValue(),
+        "files": AnswerAfterMarker(),
+    }
+    found = {f"verifier {name}": _verdict(verifier) for name, verifier in verifiers.items()}
+    found["reward answer"] = _rewarded(answer_reward(AnswerVerifier()), 0.0, 1.0, loop)
+    for name, judge in {"think": think_format(), "think, prefilled": think_format(prefilled=True),
+                        "think answer": required("think", "answer")}.items():  # fmt: skip
+        found[f"format {name}"] = _rewarded(judge, 0.0, 1.0, loop)
+    options: Mapping[str, dict[str, Any]] = {"soft_overlong": {"max_completion_length": 500}}
+    for name, make in {**SHAPING, **PENALTIES}.items():
+        low = -10.0 if name == "too_long" else -1.0
+        found[f"penalty {name}"] = _rewarded(make(**options.get(name, {})), low, 0.0, loop)
+    found |= {
+        "extract_strict": lambda _, said: extract_strict(said) is not None,
+        "extract_flexible": lambda _, said: extract_flexible(said) is not None,
+        "canonical": lambda _, said: canonical(said) is not None,
+        "equivalent": lambda asked, said: equivalent(said[:2000], str(asked.answer)),
+        "alternatives": lambda _, said: traits.alternatives(said) > 1,
+        "calculator": lambda _, said: evaluate(said, {}) is not None,
+        "guards": lambda asked, said: bool(measures([Group(asked, (rollout(asked, said),), (Score(0.0, False),))])),
+    }
+    return found
+
+
+class Fuzz:
+    """Calls judges and keeps account."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.loop = asyncio.new_event_loop()
+        self.judges = judges(self.loop)
+        self.latex = AnswerVerifier(latex=True, latex_seconds=LATEX)
+
+    def one(self, index: int) -> None:
+        """One text through everything."""
+        said, asked, progress = text(self.progress.seed, index), task(index), self.progress
+        progress.characters += len(said)
+        for name, judge in self.judges.items():
+            self._call(name, judge, asked, said, index)
+        if index % progress.latex == 0:
+            self._latex(task(index // progress.latex, EXPRESSIONS), said, index)
+        progress.done = index + 1
+
+    def _call(self, name: str, judge: Judge, asked: Task, said: str, index: int) -> None:
+        for attempt in range(2):
+            clock = time.thread_time()
+            try:
+                right = judge(asked, said)
+            except Exception as error:  # noqa: BLE001  (what is looked for)
+                self._fail(name, index, f"{type(error).__name__}: {str(error)[:200]}")
+                return
+            seconds = time.thread_time() - clock
+            if seconds <= LIMIT:
+                break
+            if attempt:
+                self._fail(name, index, f"took {seconds:.2f} s of the processor; its limit is {LIMIT}")
+        self._count(name, right, seconds, index)
+
+    def _latex(self, asked: Task, said: str, index: int) -> None:
+        clock = time.monotonic()
+        verdict = self.latex(asked, said)
+        seconds = time.monotonic() - clock
+        if seconds > ENDED and self.latex(asked, said) and time.monotonic() - clock - seconds > ENDED:
+            self._fail("verifier LaTeX", index, f"took {seconds:.0f} s, twice; it has {LATEX}")
+        if Equivalence.TIMEOUT.value in verdict.why:
+            self.progress.killed += 1
+            if compare("x+x", "2x", timeout_seconds=60.0) is not Equivalence.EQUAL:
+                self._fail("verifier LaTeX", index, "after it was killed, x+x is not 2x")
+        self._count("verifier LaTeX", verdict.correct, seconds, index)
+
+    def _count(self, name: str, right: bool, seconds: float, index: int) -> None:
+        progress = self.progress
+        progress.calls[name] = progress.calls.get(name, 0) + 1
+        progress.correct[name] = progress.correct.get(name, 0) + bool(right)
+        if seconds > progress.slowest.get(name, [0.0])[0]:
+            progress.slowest[name] = [seconds, float(index)]
+
+    def _fail(self, name: str, index: int, what: str) -> None:
+        self.progress.failures.append({"judge": name, "index": index, "what": what})
+        print(f"text {index}, {name}: {what}", file=sys.stderr)
+
+
+def fuzz(progress: Progress, texts: int, seconds: float, write: Callable[[Progress], None]) -> Progress:
+    """Go on until so many texts are done, or so many seconds have passed; `write` is called now and then."""
+    work, clock = Fuzz(progress), time.monotonic()
+    before = progress.seconds
+    while progress.done < texts and time.monotonic() - clock < seconds:
+        work.one(progress.done)
+        if progress.done % EVERY == 0 or progress.done == texts:
+            progress.seconds = before + time.monotonic() - clock
+            write(progress)
+            print(f"\r{progress.done:,} of {texts:,} texts, {len(progress.failures)} failures", end="", file=sys.stderr)
+    progress.seconds = before + time.monotonic() - clock
+    write(progress)
+    print(file=sys.stderr)
+    return progress
+
+
+def table(progress: Progress) -> str:
+    """Markdown."""
+    lines = ["| reads | texts | accepted | slowest call, ms |", "|---|---|---|---|"]
+    for name, calls in progress.calls.items():
+        slowest, _ = progress.slowest.get(name, [0.0, 0.0])
+        lines.append(f"| {name} | {calls:,} | {progress.correct[name]:,} | {1000 * slowest:,.1f} |")
+    said = (
+        f"{progress.done:,} texts ({progress.characters / 1e6:,.0f} million characters), "
+        f"{sum(progress.calls.values()):,} calls: {len(progress.failures)} failures. The LaTeX process was killed and "
+        f"replaced {progress.killed} times."
+    )
+    return "\n".join([*lines, "", said])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Fuzz and print; 1 where anything failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=1_000_000)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--latex", type=int, default=20, help="one text in so many goes through LaTeX")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--progress", type=Path, default=Path("runs/fuzz.json"))
+    parser.add_argument("--quick", action="store_true", help="two thousand texts, written nowhere")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(arguments)
+    if given.quick:
+        found = fuzz(
+            Progress(given.seed, given.latex), min(given.texts, 2000), min(given.seconds, 40.0), lambda _: None
+        )
+    else:
+        given.progress.parent.mkdir(parents=True, exist_ok=True)
+        found = read_progress(given.progress, given.seed, given.latex)
+        found = fuzz(found, given.texts, given.seconds, lambda progress: progress.write(given.progress))
+    if given.json:
+        given.json.write_text(json.dumps(asdict(found)))
+    print(table(found))
+    return int(bool(found.failures))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
