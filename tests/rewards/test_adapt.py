@@ -11,7 +11,7 @@ import pytest
 from maieutic.errors import ConfigError
 from maieutic.rewards.adapt import FAMILIES, recognise
 from maieutic.rewards.lift import Ending, FailureBudget, Judgement, PlainReward, load_reward, reward
-from maieutic.types import Finish, Message, Rollout, Score, Task
+from maieutic.types import Finish, Message, Rollout, Task
 
 USERS = Path(__file__).parent / "users"
 TASK = Task(
@@ -46,8 +46,6 @@ def judge(made: PlainReward, *texts: str, task: Task = TASK) -> list[Judgement]:
 def rewards(judged: list[Judgement]) -> list[float | None]:
     return [each.score.reward for each in judged]
 
-
-GYM = {"question": "2 + 2?", "answer": "4", "metadata": {}}
 
 #: Function → its family, whether it sees conversations, completions, and the rewards worked by hand.
 FUNCTIONS: list[tuple[str, str, bool, list[str], list[float | None]]] = [

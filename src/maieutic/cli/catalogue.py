@@ -54,6 +54,7 @@ def tasks(
     listed = table("taskset", "what it asks")
     for each, factory in TASKSETS.items():
         listed.add_row(f"[bold]{each}[/]", complete.first_line(factory.__doc__))
+    listed.add_row("[bold]reasoning_gym:NAME[/]", "The data sets of reasoning-gym, a hundred kinds of puzzles.")
     show.out.print(listed)
     show.out.print("maieutic tasks NAME shows its options and three tasks", style="dim", highlight=False)
     show.write_json({"tasksets": {n: complete.first_line(f.__doc__) for n, f in TASKSETS.items()}})
@@ -61,7 +62,7 @@ def tasks(
 
 def _one_taskset(show: Screen, name: str, given: list[str]) -> None:
     from maieutic.cli.values import settings, taskset
-    from maieutic.tasks import TASKSETS
+    from maieutic.tasks import TASKSETS, find_taskset
 
     chosen = settings(given)
     made: Taskset | None = None
@@ -69,15 +70,16 @@ def _one_taskset(show: Screen, name: str, given: list[str]) -> None:
     try:
         made = taskset(name, chosen)
     except MaieuticError as error:
-        if chosen or name not in TASKSETS:
+        if chosen or find_taskset(name) is None:
             raise
         why = str(error)  # it needs options that were not given: what these are is what the user wants to see
-    factory = TASKSETS.get(name, TASKSETS["file"])
+    named = find_taskset(name)
+    factory = named or TASKSETS["file"]
     show.out.print(inspect.getdoc(factory) or "", markup=False, highlight=False)
     show.out.print()
     parameters = _parameters(factory)
     _print_parameters(show, parameters, "option")
-    by_name = _by_name(name if name in TASKSETS else "file")
+    by_name = _by_name("file" if named is None else name)
     for option, (names, default) in by_name.items():
         said = f"{option}, by name: {', '.join(names)} (default: {default or 'the taskset has its own'})"
         show.out.print(said, markup=False, highlight=False)
@@ -105,9 +107,10 @@ def _by_name(name: str) -> dict[str, tuple[list[str], str | None]]:
     """Option → (the names it takes, its default; None for the taskset's own), where an object is chosen by a name."""
     from maieutic.environments.tools import TOOLS
     from maieutic.run.tasksets import VERIFIERS, WRITTEN_BY_PEOPLE
-    from maieutic.tasks import TASKSETS
+    from maieutic.tasks import find_taskset
 
-    takes = inspect.signature(TASKSETS[name]).parameters
+    factory = find_taskset(name)
+    takes = {} if factory is None else inspect.signature(factory).parameters
     known = {"verifier": (list(VERIFIERS), WRITTEN_BY_PEOPLE.get(name)), "tool": (list(TOOLS), None)}
     return {option: choices for option, choices in known.items() if option in takes}
 

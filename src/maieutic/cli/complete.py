@@ -14,9 +14,13 @@ def tasksets(incomplete: str) -> list[Offer]:
     """Tasksets by name, and files of tasks."""
     from maieutic.tasks import TASKSETS
     from maieutic.tasks.files import SUFFIXES
+    from maieutic.tasks.reasoning_gym import PREFIX
 
+    if incomplete.startswith(PREFIX):
+        return _starting(incomplete, [(f"{PREFIX}{name}", "") for name in _gym()])
     named = [(name, first_line(factory.__doc__)) for name, factory in TASKSETS.items()]
-    return _starting(incomplete, [*named, *_paths(incomplete, SUFFIXES)])
+    offers = [*named, (PREFIX, "a data set of reasoning-gym"), *_paths(incomplete, SUFFIXES)]
+    return _starting(incomplete, offers)
 
 
 def algorithms(incomplete: str) -> list[Offer]:
@@ -73,6 +77,17 @@ def first_line(docstring: str | None) -> str:
 def _makes_algorithm(node: ast.FunctionDef) -> bool:
     made = node.returns is not None and ast.unparse(node.returns) == "Algorithm"
     return made and not node.name.startswith("_") and not node.name.startswith("make_")
+
+
+def _gym() -> list[str]:
+    """Data sets by name, where reasoning-gym is installed."""
+    from maieutic.errors import ConfigError
+    from maieutic.tasks.reasoning_gym import data_sets
+
+    try:
+        return sorted(data_sets())
+    except ConfigError:
+        return []
 
 
 def _functions_in(file: Path) -> Iterator[Offer]:

@@ -3,50 +3,182 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+import json as json_
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from maieutic.cli import complete
-from maieutic.cli.models import Options, TaskName
-from maieutic.cli.screen import Json, Quiet, screen, table
+from maieutic.cli.models import Device, Length, Options, TaskName, Template, Threads, load
+from maieutic.cli.reward_probes import invented, pasted, read_completions, sampled
+from maieutic.cli.screen import Json, Quiet, Screen, screen, table
 from maieutic.cli.values import settings, taskset
+from maieutic.errors import ConfigError
+
+if TYPE_CHECKING:
+    from maieutic.protocols import Reward, Taskset
+    from maieutic.rewards.adapt_trial import Probe, Trial
+
+COLOURS = {"ok": "green", "note": "yellow", "broken": "bold red"}
+#: Characters of a completion in the table.
+SHOWN = 48
+
+RewardName = Annotated[
+    str,
+    typer.Argument(
+        metavar="REWARD",
+        help="FILE.py:NAME, an address http://…, or the name of a reward.",
+        autocompletion=complete.rewards,
+    ),
+]
+Completions = Annotated[
+    list[str] | None,
+    typer.Option("--completion", metavar="TEXT", help="A completion to score, of the first task; may be repeated."),
+]
+CompletionsFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Completions of the first task: a text, or .jsonl with `completion` in rows."),
+]
+Writer = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="Score what this model, run or Hub id writes.", autocompletion=complete.models),
+]
+RewardOptions = Annotated[
+    list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the reward; may be repeated.")
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="SECONDS", help="For a call.", show_default="the function's own, else 10"),
+]
 
 
 def try_reward(
     context: typer.Context,
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="REWARD", help="FILE.py:NAME, or the name of a reward.", autocompletion=complete.rewards
-        ),
-    ],
+    name: RewardName,
     task: TaskName,
-    completions: Annotated[
-        list[str] | None, typer.Option("--completion", metavar="TEXT", help="A completion to score; may be repeated.")
-    ] = None,
+    n: Annotated[int, typer.Option("--n", "-n", min=1, metavar="N", help="Tasks to try it on.")] = 3,
+    completions: Completions = None,
+    file: CompletionsFile = None,
+    model: Writer = None,
+    samples: Annotated[int, typer.Option(min=1, metavar="N", help="Completions of each task by the model.")] = 4,
+    temperature: Annotated[float, typer.Option(min=0, metavar="T", help="Of the model; 0 is greedy.")] = 1.0,
+    max_completion_length: Length = None,
     options: Options = None,
+    reward_options: RewardOptions = None,
+    timeout: Timeout = None,
+    template: Template = None,
+    device: Device = "cpu",
+    threads: Threads = None,
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:
-    """Show what a reward says of completions of a task."""
+    """Show what a reward says of completions: scores, speed, whether it says it again. Exits with 1 if it is broken.
+
+    Without --completion, --file and --model it is tried on the gold solution of a few tasks, on the gold answer alone,
+    a wrong answer, an empty text and a repeated one.
+    """
+    show = screen(context, json, quiet)
+    ways = [option for option, given in (("--completion", completions), ("--file", file), ("--model", model)) if given]
+    if len(ways) > 1:
+        raise ConfigError(f"got {' and '.join(ways)}; expected one of them")
+    tasks = taskset(task, settings(options or []), split="test")
+    reward = made_reward(name, tasks, settings(reward_options or []), timeout, max_completion_length)
+    if model is None:
+        given = completions if file is None else read_completions(file)
+        probes = pasted(tasks[0], given) if given else invented(tasks, n)
+    else:
+        speaker = load(model, device=device, threads=threads, template=template)
+        probes = asyncio.run(sampled(speaker, tasks, n, samples, temperature, speaker.length(max_completion_length)))
+    tell(show, name, task, reward, probes)
+
+
+def tell(show: Screen, name: str, task: str, reward: Reward, probes: Sequence[Probe]) -> None:
+    """Try the reward on the probes, and show what was found; ends with exit code 1 if it is broken."""
+    from maieutic.cli.reward_verdict import verdicts
+    from maieutic.rewards.adapt_trial import examine
+
+    trial = asyncio.run(examine(reward, probes))
+    found = verdicts(trial)
+    _print(show, name, reward, trial, found)
+    show.write_json(_json(name, task, reward, trial, found))
+    if any(each.level == "broken" for each in found):
+        raise typer.Exit(1)
+
+
+def made_reward(
+    name: str, tasks: Taskset, options: dict[str, Any], timeout: float | None, length: int | None
+) -> Reward:
+    """The reward as a stage would have it, but for the weight; its failures never stop anything."""
+    from maieutic.config import StageConfig
+    from maieutic.run.rewards import one_reward
+
+    asked = {
+        "algorithm": "grpo",
+        "steps": 1,
+        "rewards": {name: 1.0},
+        "reward_options": {name: options} if options else {},
+        "reward_timeout_seconds": timeout,
+        "max_reward_failures": 1.0,
+        "max_completion_length": length or 256,
+    }
+    stage = StageConfig.model_validate(asked)
+    made = one_reward(name, stage, tasks)
+    return getattr(made, "reward", made)  # judged twice here anyway
+
+
+def _print(show: Screen, name: str, reward: Reward, trial: Trial, found: Sequence[Any]) -> None:
     from rich.markup import escape
 
-    from maieutic.config import StageConfig
-    from maieutic.run.rewards import make_reward
-    from maieutic.types import Finish, Rollout
+    show.out.print(f"[bold]{escape(name)}[/]  {escape(_form(reward))}\n", highlight=False, soft_wrap=True)
+    for probe, judged in zip(trial.probes, trial.judged):
+        listed = table("", "completion", "reward", "parts", "note", title=escape(probe.task.id))
+        listed.columns[0].no_wrap = True
+        for kind, rollout, judgement in zip(probe.kinds, probe.rollouts, judged):
+            score = judgement.score
+            parts = ", ".join(f"{part} {value:.3g}" for part, value in score.parts.items())
+            text = json_.dumps(rollout.text, ensure_ascii=False)
+            text = text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+            value = f"[red]{judgement.ending.value}[/]" if score.reward is None else f"{score.reward:.4g}"
+            listed.add_row(kind, escape(text), value, escape(parts), escape(score.note))
+        show.out.print(listed)
+    details = [judgement.detail for judged in trial.judged for judgement in judged if judgement.detail]
+    if details and "\n" in details[0]:
+        show.out.print(details[0].strip(), style="dim", markup=False, highlight=False, soft_wrap=True)
+    for each in found:
+        remedy = f"\n        Remedy: {each.remedy}" if each.remedy else ""
+        line = f"[{COLOURS[each.level]}]{each.level:<7}[/] {escape(each.said + remedy)}"
+        show.out.print(line, highlight=False, soft_wrap=True)
 
-    show = screen(context, json, quiet)
-    tasks = taskset(task, settings(options or []), split="test")
-    stage = StageConfig(algorithm="grpo", steps=1, rewards={name: 1.0})  # type: ignore[call-arg]
-    reward = make_reward(stage, tasks)
-    asked = tasks[0]
-    given = completions or [str(asked.meta.get("solution", "")), str(asked.answer), ""]
-    rollouts = [Rollout(asked.id, (0, 0), (False, True), (0.0, 0.0), Finish.STOP, text) for text in given]
-    scores = asyncio.run(reward(asked, rollouts))
-    listed = table("completion", "reward", "note", title=asked.id)
-    for text, score in zip(given, scores):
-        listed.add_row(escape(repr(text)), "–" if score.reward is None else f"{score.reward:g}", escape(score.note))
-    show.out.print(listed)
-    shown = [{"completion": text, "reward": s.reward, "note": s.note} for text, s in zip(given, scores)]
-    show.write_json({"reward": name, "task": asked.id, "scores": shown})
+
+def _form(reward: Reward) -> str:
+    form = getattr(reward, "form", None)
+    return "a reward of maieutic" if form is None else f"recognised as {form}"
+
+
+def _json(name: str, task: str, reward: Reward, trial: Trial, found: Sequence[Any]) -> dict[str, Any]:
+    import statistics
+
+    form = getattr(reward, "form", None)
+    rows = [
+        {
+            "task": probe.task.id, "kind": kind, "completion": rollout.text, "ending": judgement.ending.value,
+            "reward": judgement.score.reward, "parts": dict(judgement.score.parts), "note": judgement.score.note,
+        }
+        for probe, judged in zip(trial.probes, trial.judged)
+        for kind, rollout, judgement in zip(probe.kinds, probe.rollouts, judged)
+    ]  # fmt: skip
+    return {
+        "reward": name,
+        "task": task,
+        "family": None if form is None else form.family.name,
+        "conversational": None if form is None else form.conversational,
+        "scores": rows,
+        "seconds": {"median": statistics.median(trial.seconds), "worst": max(trial.seconds), "first": trial.start},
+        "changed": {"again": trial.again, "reversed": trial.turned, "one_by_one": trial.alone},
+        "threads": trial.threads,
+        "spread_within_groups": trial.spreads,
+        "verdicts": [{"level": v.level, "said": v.said, "remedy": v.remedy} for v in found],
+        "broken": any(each.level == "broken" for each in found),
+    }

@@ -11,7 +11,7 @@ from typing import Any
 from maieutic.errors import ConfigError, ModelError, UnknownName
 from maieutic.protocols import Taskset
 from maieutic.run.tasksets import named_taskset
-from maieutic.tasks import TASKSETS
+from maieutic.tasks import TASKSETS, find_taskset
 from maieutic.tasks.files import SUFFIXES
 
 
@@ -49,8 +49,9 @@ def taskset(name: str, options: Mapping[str, Any], *, split: str | None = None) 
 
     Raises UnknownName for what is neither, and whatever the taskset raises.
     """
-    if name in TASKSETS:
-        takes = inspect.signature(TASKSETS[name]).parameters
+    factory = find_taskset(name)
+    if factory is not None:
+        takes = inspect.signature(factory).parameters
         default = {"split": split} if split is not None and "split" in takes else {}
         return named_taskset(name, {**default, **options})
     if Path(name).suffix.lower() in SUFFIXES or "/" in name or Path(name).exists():

@@ -30,7 +30,7 @@ from maieutic.rewards.adapt_arguments import (
     state_of,
 )  # fmt: skip
 from maieutic.rewards.adapt_rubric import rubric_reads
-from maieutic.rewards.adapt_values import Read, as_number, read_list, read_logged, read_scored, read_value
+from maieutic.rewards.adapt_values import NotOneEach, Read, as_number, read_list, read_logged, read_scored, read_value
 from maieutic.rewards.worker import Ended, Outcome
 from maieutic.types import Task
 
@@ -62,14 +62,16 @@ class Calls:
         return [self._alone(task, attempt, limit, conversational) for attempt in attempts]
 
     def _whole(self, task: Task, attempts: Sequence[Attempt], limit: float, conversational: bool) -> list[Outcome]:
-        made = self._group(task, attempts, conversational)
         start = time.monotonic()
         try:
+            made = self._group(task, attempts, conversational)
             reads = self._wait(made, limit) if inspect.isawaitable(made) else made
         except TimeoutError:
             if time.monotonic() - start < limit:  # the function's own
                 raise
             return [Outcome(Ended.TIMEOUT, detail=_late(limit))] * len(attempts)
+        except NotOneEach as error:
+            reads = [Read(None, wrong=str(error))] * len(attempts)
         return [Outcome(Ended.RETURNED, read) for read in reads]
 
     def _alone(self, task: Task, attempt: Attempt, limit: float, conversational: bool) -> Outcome:

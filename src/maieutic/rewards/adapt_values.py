@@ -68,14 +68,14 @@ def read_scored(value: Any) -> Read:
 
 
 def read_list(value: Any, n: int, each: Any = read_value) -> list[Read]:
-    """One value for each of `n` completions. Raises WrongCount for another number, TypeError for what is no list."""
+    """One value for each of `n` completions. Raises NotOneEach for another number, and for what is no list."""
     listed = as_list(value)
     if listed is None:
-        raise TypeError(
+        raise NotOneEach(
             f"it returned {type(value).__name__}; expected a list of {n} rewards, one a completion, in order"
         )
     if len(listed) != n:
-        raise WrongCount(
+        raise NotOneEach(
             f"it returned {len(listed)} scores for {n} completions; expected exactly one a completion, in order. "
             "Remedy: return None for what cannot be scored"
         )
@@ -87,7 +87,7 @@ def read_logged(value: Any, n: int) -> list[Read]:
     if not isinstance(value, Mapping):
         return read_list(value, n)
     if "rewards" not in value:
-        raise TypeError(f"it returned a dict with {_keys(value)}; expected a dict with 'rewards', or a list")
+        raise NotOneEach(f"it returned a dict with {_keys(value)}; expected a dict with 'rewards', or a list")
     reads = read_list(value["rewards"], n)
     logs = value.get("extra_logs")
     beside = {"scores": value.get("scores"), **(logs if isinstance(logs, Mapping) else {})}
@@ -100,8 +100,8 @@ def read_logged(value: Any, n: int) -> list[Read]:
     return reads
 
 
-class WrongCount(ValueError):
-    """A function for groups returned more or fewer scores than there were completions."""
+class NotOneEach(ValueError):
+    """A function for groups returned something else than one score for each completion."""
 
 
 def as_list(value: Any) -> list[Any] | None:

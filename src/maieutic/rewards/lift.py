@@ -125,7 +125,8 @@ class PlainReward:
     fares, `form` how it is called.
 
     `timeout_seconds` bounds a call: of a function for groups that is one for the whole group. `conversational`: whether
-    it wants lists of messages instead of texts, where that is not as `adapt` guesses.
+    it wants lists of messages instead of texts, where that is not as `adapt` guesses. `at_once` groups are judged at a
+    time; more than one only for what is safe in several threads, since there is one worker.
     """
 
     def __init__(
@@ -137,6 +138,7 @@ class PlainReward:
         budget: FailureBudget | None = None,
         target: Target | None = None,
         conversational: bool | None = None,
+        at_once: int = 1,
     ) -> None:
         self.function = function
         self.name: str = name or str(getattr(function, "__name__", type(function).__name__))
@@ -148,13 +150,18 @@ class PlainReward:
         self._target = target
         self._caller: Worker | ThreadCaller | None = None
         # One thread: calls of concurrent groups queue up for the one worker, and functions need not be thread-safe.
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"maieutic-reward-{self.name}")
+        self._executor = ThreadPoolExecutor(at_once, thread_name_prefix=f"maieutic-reward-{self.name}")
         self._shown = False
 
     @property
     def killable(self) -> bool:
         """Whether calls run in a process that can be killed."""
-        return (self._target or _importable(self.function)) is not None
+        return self.target is not None
+
+    @property
+    def target(self) -> Target | None:
+        """Where another process finds the function; None where it cannot."""
+        return self._target or _importable(self.function)
 
     async def __call__(self, task: Task, rollouts: Sequence[Rollout]) -> list[Score]:
         """One score a rollout. Raises `RewardError` when the failure budget is spent."""
@@ -196,7 +203,7 @@ class PlainReward:
     def _called(self, task: Task, batches: Sequence[Sequence[Attempt]]) -> tuple[list[Outcome], list[Ended]]:
         """An outcome for each completion of the batches, and how the call for each batch ended."""
         if self._caller is None:
-            target = self._target or _importable(self.function)
+            target = self.target
             limit = self.timeout_seconds + (GRACE if self.form.asynchronous else 0.0)
             self._caller = (
                 ThreadCaller(reading(self.function), timeout_seconds=limit)
@@ -206,13 +213,19 @@ class PlainReward:
         calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
             ((task, batch, self.timeout_seconds, self.form.conversational), {}) for batch in batches
         ]
-        made = self._caller.call_each(calls)
+        made = [self._explained(call) for call in self._caller.call_each(calls)]
         outcomes = [
             outcome
             for call, batch in zip(made, batches)
             for outcome in (call.value if call.ended is Ended.RETURNED else [call] * len(batch))
         ]
         return outcomes, [call.ended for call in made]
+
+    def _explained(self, call: Outcome) -> Outcome:
+        if call.ended is not Ended.TIMEOUT or not self.form.asynchronous:
+            return call
+        why = "it is async and yet never waits, so it could not be cancelled; its process was killed"
+        return replace(call, detail=f"no result within {self.timeout_seconds:g} s: {why}")
 
     def _sent(self, task: Task) -> Task:
         # `meta` may be a read-only view, which cannot travel to another process, and large.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,9 @@ from maieutic.choose import choose
 from maieutic.config import StageConfig
 from maieutic.errors import UnknownName
 from maieutic.protocols import Policy, Reward, Taskset
+from maieutic.rewards.adapt_gym import gym_reward
+from maieutic.rewards.adapt_http import http_reward
+from maieutic.rewards.adapt_repeat import JudgedTwice
 from maieutic.rewards.compose import answer_reward, weighted
 from maieutic.rewards.format import think_format
 from maieutic.rewards.lift import FailureBudget, load_reward
@@ -22,22 +26,40 @@ if TYPE_CHECKING:
     from maieutic.core.parts import Algorithm
 
 
-def own_function(where: str, timeout_seconds: float | None = None, max_failures: float | None = None) -> Reward:
-    """The function at "file.py:name"; `max_failures` is the share of failed calls that stops the run."""
+def own_function(
+    where: str,
+    timeout_seconds: float | None = None,
+    max_failures: float | None = None,
+    conversational: bool | None = None,
+) -> Reward:
+    """The function at "file.py:name"; `max_failures` is the share of failed calls that stops the run.
+
+    `conversational`: whether it wants lists of messages instead of texts; `rewards.adapt` says how that is seen.
+    """
     budget = None if max_failures is None else FailureBudget(max_failures)
-    return load_reward(where, timeout_seconds=timeout_seconds, budget=budget)
+    made = load_reward(where, timeout_seconds=timeout_seconds, budget=budget, conversational=conversational)
+    return JudgedTwice(made, where)
+
+
+def server(where: str, **options: Any) -> Reward:
+    """Scores from a server at an HTTP address; options as `rewards.adapt_http.http_reward`."""
+    return JudgedTwice(http_reward(where, **options), where)
+
+
+server.__signature__ = inspect.signature(http_reward)  # type: ignore[attr-defined]
 
 
 #: Name of a reward → what makes it.
 NAMED: Mapping[str, Callable[..., Reward]] = {
     "answer": answer_reward,
     "think_format": think_format,
+    "reasoning_gym": gym_reward,
     **SHAPING,
     **PENALTIES,
     **JUDGES,
 }
 #: What a name begins with → what makes it; the whole name is its parameter `where`. The first that fits is taken.
-PREFIXED: Mapping[str, Callable[..., Reward]] = {}
+PREFIXED: Mapping[str, Callable[..., Reward]] = {"http://": server, "https://": server}
 
 
 def make_reward(stage: StageConfig, taskset: Taskset) -> Reward:
@@ -46,13 +68,15 @@ def make_reward(stage: StageConfig, taskset: Taskset) -> Reward:
     for name in stage.reward_options:
         if name not in stage.rewards or name not in known:
             raise UnknownName("reward with options", name, [each for each in stage.rewards if each in known])
-    parts: dict[str, Reward] = {}
-    for name in stage.rewards:
-        if name not in known:
-            raise UnknownName("reward", name, [*known, *(f"{prefix}…" for prefix in PREFIXED), "file.py:function"])
-        options = stage.reward_options.get(name, {})
-        parts[name] = choose("reward", known, name, options, _of_stage(name, stage, taskset))
-    return weighted(parts, weights=stage.rewards)
+    return weighted({name: one_reward(name, stage, taskset) for name in stage.rewards}, weights=stage.rewards)
+
+
+def one_reward(name: str, stage: StageConfig, taskset: Taskset) -> Reward:
+    """The reward of that name as the stage has it, without its weight. Raises as `make_reward`."""
+    known = {**NAMED, name: _maker(name)} if ":" in name else NAMED
+    if name not in known:
+        raise UnknownName("reward", name, [*known, *(f"{prefix}…" for prefix in PREFIXED), "file.py:function"])
+    return choose("reward", known, name, stage.reward_options.get(name, {}), _of_stage(name, stage, taskset))
 
 
 def _maker(name: str) -> Callable[..., Reward]:

@@ -15,8 +15,10 @@ from maieutic.config import Config, TasksConfig
 from maieutic.environments.tools import make_tool
 from maieutic.errors import ConfigError, DataError, UnknownName
 from maieutic.protocols import Taskset
+from maieutic.rewards.adapt_gym import GymVerifier
 from maieutic.rewards.answers import AnswerVerifier
-from maieutic.tasks import TASKSETS, make_taskset, mixture, shuffled, take
+from maieutic.tasks import TASKSETS, find_taskset, make_taskset, mixture, shuffled, take
+from maieutic.tasks.reasoning_gym import PREFIX
 
 #: Name → verifier of answers in free text.
 VERIFIERS: Mapping[str, Callable[[], AnswerVerifier]] = {
@@ -38,7 +40,8 @@ def named_taskset(name: str, options: Mapping[str, Any]) -> Taskset:
     Raises UnknownName and ConfigError for what is not known, DataError for an answer that cannot be compared with.
     """
     given = dict(options)
-    takes = inspect.signature(TASKSETS[name]).parameters if name in TASKSETS else {}
+    factory = find_taskset(name)
+    takes = {} if factory is None else inspect.signature(factory).parameters
     chosen = given.pop("verifier", WRITTEN_BY_PEOPLE.get(name))
     if chosen is not None and "verifier" in takes:
         if chosen not in VERIFIERS:
@@ -49,6 +52,9 @@ def named_taskset(name: str, options: Mapping[str, Any]) -> Taskset:
             if made[i].answer is not None or "chosen" not in made[i].meta:  # a preference needs no gold answer
                 verifier.check_gold(made[i])
         return made
+    if name.startswith(PREFIX):
+        own = {key: value for key, value in given.items() if key not in ("split", "system", "tool")}
+        given["verifier"] = GymVerifier(name.removeprefix(PREFIX), own)
     return make_taskset(name, **{**given, **_tool(given)})
 
 
@@ -58,9 +64,10 @@ def _tool(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_keys(name: str, spec: TasksConfig) -> None:
     """Refuse a key that neither the table nor its taskset knows, naming the nearest of both."""
-    if spec.taskset not in TASKSETS:
-        raise UnknownName("taskset", str(spec.taskset), TASKSETS)
-    takes = inspect.signature(TASKSETS[spec.taskset]).parameters
+    factory = find_taskset(str(spec.taskset))
+    if factory is None:
+        raise UnknownName("taskset", str(spec.taskset), [*TASKSETS, f"{PREFIX}…"])
+    takes = inspect.signature(factory).parameters
     own = {"taskset", "start", "limit", "shuffle", "verifier", "tool"}
     for key in spec.options:
         if key not in {*takes, *own}:

@@ -13,6 +13,7 @@ from maieutic.tasks.documents import documents
 from maieutic.tasks.files import file
 from maieutic.tasks.gsm8k import gsm8k
 from maieutic.tasks.hub import hub
+from maieutic.tasks.reasoning_gym import PREFIX, gym_taskset
 from maieutic.tasks.svamp import mawps_asdiv, svamp
 from maieutic.tasks.taskset import Tasks, mixture, shuffled, take
 from maieutic.tasks.verify import AnswerAfterMarker, NumberAfterMarker, ProgramValue, number_after_marker
@@ -30,13 +31,24 @@ TASKSETS: dict[str, Callable[..., Taskset]] = {
 }
 
 
+def find_taskset(name: str) -> Callable[..., Taskset] | None:
+    """What makes the taskset of this name: one of `TASKSETS`, or `reasoning_gym:NAME`; None where there is none.
+
+    Raises UnknownName for a data set that reasoning-gym has not, ConfigError when it is not installed.
+    """
+    if name.startswith(PREFIX):
+        return gym_taskset(name.removeprefix(PREFIX))
+    return TASKSETS.get(name)
+
+
 def make_taskset(name: str, **options: Any) -> Taskset:
     """The taskset of this name with these options: `make_taskset("arithmetic", split="test", difficulty=3)`.
 
     Raises UnknownName for a name that is not in `TASKSETS`, ConfigError for an option that its factory does not take
     or lacks, and whatever the factory raises.
     """
-    return choose("taskset", TASKSETS, name, options)
+    found = find_taskset(name)
+    return choose("taskset", TASKSETS if found is None else {name: found}, name, options)
 
 
 __all__ = [
@@ -51,6 +63,7 @@ __all__ = [
     "code",
     "documents",
     "file",
+    "find_taskset",
     "gsm8k",
     "hub",
     "make_taskset",
