@@ -23,7 +23,7 @@ LEVELS = [
     {"algorithms", "backends"},
     {"rollout", "pack", "annotate", "evaluate", "curriculum"},
     {"train", "sources", "ahead", "step_rewards", "rationalise", "conformance", "guards"},
-    {"config"},
+    {"config", "reward_models"},
     {"run"},
     {"report"},
     {"compare", "forecast"},

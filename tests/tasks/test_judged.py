@@ -65,7 +65,7 @@ def test_math_shepherd_rows(tmp_path):
     }
     (made,) = read_judged(write(tmp_path, row))
     assert made.prompt == (Message("user", question),)
-    assert made.steps == ("Step 1: 3 + 4 = 7.\n", "Step 2: The answer is: 9\n")
+    assert made.steps == ("Step 1: 3 + 4 = 7.", "\nStep 2: The answer is: 9")
     assert made.labels == (1.0, 0.0)
     with pytest.raises(DataError, match=r"data.jsonl:1: got .* where 'input' has"):
         read_judged(write(tmp_path, {**row, "label": row["label"].replace("+\n", "?\n")}))

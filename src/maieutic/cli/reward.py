@@ -9,11 +9,13 @@ from collections.abc import Callable
 
 import typer
 
+from maieutic.cli.reward_train import train_reward
 from maieutic.cli.reward_try import try_reward
 
 #: Command → what it does, in the order in which `maieutic reward --help` lists them.
 COMMANDS: dict[str, Callable[..., None]] = {
     "try": try_reward,
+    "train": train_reward,
 }
 
 #: Command → what stands at the end of its help.
@@ -23,11 +25,16 @@ EXAMPLES: dict[str, list[str]] = {
         "maieutic reward try rewards.py:short questions.jsonl --completion 'The answer is 4.'",
         "maieutic reward try answer arithmetic --model runs/my --samples 4 --json -",
     ],
+    "train": [
+        "maieutic reward train --data runs/my --kind outcome --model runs/my --out models/orm",
+        "maieutic reward train --data steps.jsonl --kind process --model models/sft --out models/prm",
+        "maieutic reward train --data pairs.jsonl --kind pairs --model models/sft --out models/rm --set centre=0.01",
+    ],
 }
 
 reward = typer.Typer(
     name="reward",
-    help="Try rewards before a run trusts them.",
+    help="Try rewards before a run trusts them; train reward models.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -144,7 +144,7 @@ class RewardModel:
                     f"got a prompt of {len(prompt)} tokens, a completion of {len(completion)} and steps that end at "
                     f"{list(of_row)}; expected at least one prompt token and ends from 1 to the completion's length"
                 )
-            written, at = self._marked(tuple(completion), tuple(of_row))
+            written, at = self.marked(completion, of_row)
             rows.append((*prompt, *written))
             columns.append([len(prompt) + end for end in at])
             if self.limit is not None and len(rows[-1]) > self.limit:
@@ -153,6 +153,13 @@ class RewardModel:
                     f"{self.limit}. Leave it out, or take a model with a longer context"
                 )
         return self.engine(rows, [len(prompt) for prompt in prompts], columns)
+
+    def read(
+        self, rows: Sequence[Tokens], starts: Sequence[int], columns: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """As `steps`, of rows that are written already, marks and all: of the tokens before each of the columns."""
+        logits = self.engine(rows, starts, columns)
+        return logits if self.kind == "pairs" else [[_sigmoid(value) for value in row] for row in logits]
 
     def encode(self, messages: Sequence[Message], text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Prompt and completion in this model's tokens, the completion finished.
@@ -194,22 +201,29 @@ class RewardModel:
         ids = (self.tokenizer.pad_token_id, self.tokenizer.bos_token_id, self.tokenizer.unk_token_id)
         return next((found for found in ids if found is not None and found not in self.chat.stop_ids), None)
 
-    def _marked(self, completion: tuple[int, ...], ends: tuple[int, ...]) -> tuple[tuple[int, ...], list[int]]:
-        """The completion with this model's mark after its steps, and where they then end."""
+    def marked(self, completion: Tokens, ends: Sequence[int]) -> tuple[tuple[int, ...], list[int]]:
+        """The completion with this model's mark after its steps, and where they then end.
+
+        A mark that stands after every step comes before the line break with which the step ends. One that only closes
+        steps replaces the stop token of the last.
+        """
         mark = tuple(self.chat.encode(self.settings.mark)) if self.settings.mark else ()
         if not mark or not ends:
-            return completion, list(ends)
+            return tuple(completion), list(ends)
         written: list[int] = []
         at, start = [], 0
         for number, end in enumerate(ends):
-            step = list(completion[start:end])
+            step, after = list(completion[start:end]), list[int]()
             while number == len(ends) - 1 and step and step[-1] in self.chat.stop_ids:
                 step.pop()
+            while self.settings.every and len(step) > 1 and not self.chat.decode(step[-1:]).strip():
+                after.insert(0, step.pop())
             closed = not self.settings.every and self.chat.decode(step).endswith(self.settings.mark)
             written += [*step, *(() if closed else mark)]
             at.append(len(written))
+            written += after
             start = end
-        return tuple(written), at
+        return tuple(written[: at[-1]]), at
 
 
 def load_reward_model(

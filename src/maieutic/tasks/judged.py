@@ -77,22 +77,26 @@ def read_judged(path: str | Path, layout: str = "auto", **options: Any) -> list[
     from maieutic.tasks.judged_steps import STEPWISE
 
     path = existing(Path(path))
-    sampled = _sampled(path) if layout in ("auto", "sample") and path.suffix == ".json" else None
-    if sampled is not None:
-        return sampled
-    rows = read_rows(path)
-    if not rows:
-        raise DataError(f"{path}: got no rows; expected at least one judged completion")
+    layout = layout_of(path) if layout == "auto" else layout
     readers: Mapping[str, Callable[..., Reader]] = {**PLAIN, **STEPWISE}
-    if layout == "auto":
-        layout = _guess(rows[0])
-    if layout not in readers:
-        raise UnknownName("layout of judged completions", layout, [*readers, "sample"])
+    if layout not in (*readers, SAMPLE):
+        raise UnknownName("layout of judged completions", layout, [*readers, SAMPLE])
+    if layout == SAMPLE:
+        return _sampled(_written_by_sample(path) or {}, str(path))
+    rows = read_rows(path)
     read = readers[layout](**options)
     found = [made for where, row in rows if (made := read(row, where)) is not None]
     if not found:
         raise DataError(f"{path}: none of its {len(rows)} rows can be learned from (layout {layout!r})")
     return found  # type: ignore[return-value]
+
+
+def layout_of(path: str | Path) -> str:
+    """The layout of a file, by the columns of its first row. Raises DataError for columns of none."""
+    path = existing(Path(path))
+    if path.suffix == ".json" and _written_by_sample(path) is not None:
+        return SAMPLE
+    return _guess(read_rows(path)[0])
 
 
 def _guess(row: Row) -> str:
@@ -164,21 +168,29 @@ def _pointwise() -> Reader:
 PLAIN: Mapping[str, Callable[..., Reader]] = {"pairs": _pairs, "pointwise": _pointwise}
 
 
-def _sampled(path: Path) -> list[Judged] | None:
-    """What `maieutic sample --json` wrote; None where the file is something else."""
+#: The layout of what `maieutic sample --json` writes.
+SAMPLE = "sample"
+
+
+def _written_by_sample(path: Path) -> dict[str, Any] | None:
+    """The content of such a file; None where it is something else."""
     try:
         said = json.loads(read_text(path))
     except json.JSONDecodeError:
         return None
-    if not (isinstance(said, dict) and isinstance(said.get("tasks"), list)):
-        return None
+    return said if isinstance(said, dict) and isinstance(said.get("tasks"), list) else None
+
+
+def _sampled(said: Mapping[str, Any], where: str) -> list[Judged]:
     found = []
-    for task in said["tasks"]:
-        prompt = messages_of(task["prompt"], str(path))
+    for task in said.get("tasks", ()):
+        prompt = messages_of(task["prompt"], where)
         for made in task["completions"]:
             if made["finish"] != "error":
                 label, ended = float(made["correct"]), made["finish"] != "length"
                 found.append(Judged(prompt, (made["text"],), label, finished=ended))
+    if not found:
+        raise DataError(f"{where}: no completions; expected what `maieutic sample … --json FILE` writes")
     return found
 
 

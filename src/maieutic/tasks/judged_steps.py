@@ -69,7 +69,7 @@ def _math_shepherd() -> Reader:
             labels.append(float(mark == "+"))
             at += 1
         question = given[: start.start()].strip()
-        steps = tuple(piece.strip() + "\n" for piece in pieces)
+        steps = tuple(piece.rstrip() for piece in pieces)
         return Judged((Message("user", question),), steps, None, tuple(labels), finished=False)
 
     return read
