@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from maieutic.guards.measures import states_several
-from maieutic.guards.trend import Finding, Floats, History, Scan, onset, scan
+from maieutic.guards.trend import Finding, Floats, History, Scan, onset
 from maieutic.rewards import traits
 from maieutic.types import Finish, Rollout, Score, Task
 
@@ -94,8 +94,7 @@ def drift(
     """
 
     def find(history: History, threshold: float, window: int) -> Finding | None:
-        values = history.series(name)
-        seen = scan(values, window)
+        values, seen = history.series(name), history.scan(name, window)
         if seen is None or (level is not None and (seen.after < level if rises else seen.after > level)):
             return None
         change = seen.change(rises)
@@ -103,7 +102,8 @@ def drift(
             by = seen.after / seen.before if rises else seen.before / seen.after
             size = by if ratio else change
             bad = (size >= threshold) & (change > CERTAIN * seen.error)
-        bad &= ~excuse(scan(history.series("guards/truth"), window), bad)
+        if bad.any():
+            bad &= ~excuse(history.scan("guards/truth", window), bad)
         return _finding(history, values, seen, np.where(bad, size, -math.inf), window) if bad.any() else None
 
     return find
@@ -114,7 +114,7 @@ def _finding(history: History, values: Floats, seen: Scan, size: Floats, window:
     best = int(len(size) - 1 - np.argmax(size[::-1]))
     start, stop = int(seen.start[best]), int(seen.stop[best])
     began = onset(values, stop, float(seen.before[best]), seen.after)
-    truth, steps = scan(history.series("guards/truth"), window), history.steps
+    truth, steps = history.scan("guards/truth", window), history.steps
     beside = None if truth is None or math.isnan(truth.before[best]) else (float(truth.before[best]), truth.after)
     return Finding(
         float(size[best]), float(seen.before[best]), seen.after, (steps[start], steps[stop - 1]),
@@ -146,7 +146,7 @@ def reaches(name: str, *, steps: int = 2) -> Find:
 
 def proxy(history: History, threshold: float, window: int) -> Finding | None:
     """The pay rose while right answers fell by the threshold. Noise moves both alike, so each is asked for less."""
-    paid, truth = (scan(history.series(f"guards/{name}"), window) for name in ("paid", "truth"))
+    paid, truth = history.scan("guards/paid", window), history.scan("guards/truth", window)
     if paid is None or truth is None:
         return None
     fall, least = truth.change(False), 0.75 * CERTAIN
@@ -160,7 +160,7 @@ def proxy(history: History, threshold: float, window: int) -> Finding | None:
 def unearned(history: History, threshold: float, window: int) -> Finding | None:
     """The pay rose by the threshold, in units of what there is to earn, and right answers did not."""
     values, scale = history.series("guards/paid"), history.series("guards/scale")
-    paid, truth = scan(values, window), scan(history.series("guards/truth"), window)
+    paid, truth = history.scan("guards/paid", window), history.scan("guards/truth", window)
     if paid is None or truth is None or truth.after >= SOLVED:
         return None
     unit = np.nanmean(scale[-window:]) / np.nanmax(scale)  # of the widest range seen so far

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,35 +48,6 @@ class Finding:
     recent: tuple[int, int]
     onset: int
     truth: tuple[float, float] | None = None
-
-
-class History:
-    """The numbers of the steps so far, by name; NaN where a step says nothing."""
-
-    def __init__(self) -> None:
-        self.steps: list[int] = []
-        self._values: dict[str, list[float]] = {}
-
-    def add(self, step: int, measures: Mapping[str, float]) -> None:
-        """What a step says. Steps come in order."""
-        for name in measures.keys() - self._values.keys():
-            self._values[name] = [math.nan] * len(self.steps)
-        self.steps.append(step)
-        for name, values in self._values.items():
-            values.append(float(measures.get(name, math.nan)))
-        if len(self.steps) > KEPT + STRETCHES:  # forgotten now and then, not at each step
-            del self.steps[:STRETCHES]
-            for values in self._values.values():
-                del values[:STRETCHES]
-
-    def note(self, step: int, name: str, value: float) -> None:
-        """Something that is known of a step only later."""
-        if step in self.steps[-KEPT:]:
-            self._values.setdefault(name, [math.nan] * len(self.steps))[self.steps.index(step)] = value
-
-    def series(self, name: str) -> Floats:
-        """`[N]`, NaN where there is nothing."""
-        return np.array(self._values.get(name) or [math.nan] * len(self.steps), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,3 +106,44 @@ def onset(values: Floats, since: int, before: float, after: float) -> int:
             total = max(0.0, total + sign * (values[i] - least))
             began = i + 1 if total == 0.0 else began
     return min(began, len(values) - 1)
+
+
+class History:
+    """The numbers of the steps so far, by name; NaN where a step says nothing."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self._values: dict[str, list[float]] = {}
+        self._asked: dict[tuple[str, int], Any] = {}
+
+    def add(self, step: int, measures: Mapping[str, float]) -> None:
+        """What a step says. Steps come in order."""
+        self._asked.clear()
+        for name in measures.keys() - self._values.keys():
+            self._values[name] = [math.nan] * len(self.steps)
+        self.steps.append(step)
+        for name, values in self._values.items():
+            values.append(float(measures.get(name, math.nan)))
+        if len(self.steps) > KEPT + STRETCHES:  # forgotten now and then, not at each step
+            del self.steps[:STRETCHES]
+            for values in self._values.values():
+                del values[:STRETCHES]
+
+    def note(self, step: int, name: str, value: float) -> None:
+        """Something that is known of a step only later."""
+        self._asked.clear()
+        if step in self.steps[-KEPT:]:
+            self._values.setdefault(name, [math.nan] * len(self.steps))[self.steps.index(step)] = value
+
+    def series(self, name: str) -> Floats:
+        """`[N]`, NaN where there is nothing."""
+        if (name, 0) not in self._asked:
+            values = self._values.get(name) or [math.nan] * len(self.steps)
+            self._asked[name, 0] = np.array(values, dtype=np.float64)
+        return self._asked[name, 0]
+
+    def scan(self, name: str, window: int) -> Scan | None:
+        """`scan` of a series; several guards ask the same of a step."""
+        if (name, window) not in self._asked:
+            self._asked[name, window] = scan(self.series(name), window)
+        return self._asked[name, window]
