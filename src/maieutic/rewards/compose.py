@@ -93,8 +93,9 @@ def answer_reward(
 def weighted(rewards: Mapping[str, Reward], weights: Mapping[str, float]) -> Reward:
     """Σ weights[name] · rewards[name]. `parts` holds each reward unweighted, and the parts of a part as "name/part".
 
-    `correct` and `answer` are the first that a part gives. Step rewards are weighted like the rest. Raises
-    `ConfigError` unless both name the same rewards and weights are finite.
+    `correct` and `answer` are the first that a part gives. Step rewards are weighted like the rest. A part of weight 0
+    is watched: it is recorded, and what it cannot score has a reward all the same. Raises `ConfigError` unless both
+    name the same rewards and weights are finite.
     """
     if not rewards or set(rewards) != set(weights):
         raise ConfigError(
@@ -108,7 +109,7 @@ def weighted(rewards: Mapping[str, Reward], weights: Mapping[str, float]) -> Rew
         judged = await asyncio.gather(*(judge_group(judge, task, rollouts) for judge in rewards.values()))
         return [_sum({name: scores[i] for name, scores in zip(rewards, judged)}, weights) for i in range(len(rollouts))]
 
-    sum_of_rewards.gives_steps = any(map(gives_steps, rewards.values()))  # type: ignore[attr-defined]
+    sum_of_rewards.gives_steps = any(gives_steps(rewards[name]) for name in rewards if weights[name])  # type: ignore[attr-defined]
     return sum_of_rewards
 
 
@@ -117,7 +118,9 @@ def _sum(scores: Mapping[str, Score], weights: Mapping[str, float]) -> Score:
     parts: dict[str, float] = {}
     steps: list[tuple[int, float]] = []
     for name, score in scores.items():
-        if score.reward is None or total is None:
+        if not weights[name]:  # only watched: what it cannot score is scored all the same
+            pass
+        elif score.reward is None or total is None:
             total = None
         else:
             total += weights[name] * score.reward
@@ -125,7 +128,7 @@ def _sum(scores: Mapping[str, Score], weights: Mapping[str, float]) -> Score:
             parts[name] = score.reward
         if list(score.parts.values()) != [score.reward]:
             parts |= {f"{name}/{part}": value for part, value in score.parts.items()}
-        steps += [(token, weights[name] * value) for token, value in score.step_rewards]
+        steps += [(token, weights[name] * value) for token, value in score.step_rewards if weights[name]]
     return Score(
         total,
         correct=next((score.correct for score in scores.values() if score.correct is not None), None),

@@ -11,6 +11,8 @@ from maieutic.choose import choose
 from maieutic.config import StageConfig
 from maieutic.errors import UnknownName
 from maieutic.protocols import Policy, Reward, Taskset
+from maieutic.reward_models.generative import GenerativeReward
+from maieutic.reward_models.reward import ModelReward
 from maieutic.rewards.adapt_gym import gym_reward
 from maieutic.rewards.adapt_http import http_reward
 from maieutic.rewards.adapt_repeat import JudgedTwice
@@ -59,7 +61,12 @@ NAMED: Mapping[str, Callable[..., Reward]] = {
     **JUDGES,
 }
 #: What a name begins with → what makes it; the whole name is its parameter `where`. The first that fits is taken.
-PREFIXED: Mapping[str, Callable[..., Reward]] = {"http://": server, "https://": server}
+PREFIXED: Mapping[str, Callable[..., Reward]] = {
+    "http://": server,
+    "https://": server,
+    "model:": ModelReward,
+    "genrm:": GenerativeReward,
+}
 
 
 def make_reward(stage: StageConfig, taskset: Taskset) -> Reward:
