@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from maieutic.endpoint import ScriptedRespondent
 from maieutic.rewards import (
     AnswerVerifier,
     answer_reward,
@@ -19,6 +20,7 @@ from maieutic.rewards import (
     think_format,
     weighted,
 )
+from maieutic.rewards.judge import Judge
 from maieutic.tasks import AnswerAfterMarker, NumberAfterMarker, ProgramValue
 from maieutic.types import Finish, Message, Rollout, Score, Task
 
@@ -69,6 +71,11 @@ def strict(folder):
     return answer_reward(AnswerVerifier())
 
 
+def by_text(messages):
+    """A score from 1 to 10 that depends on the candidate only."""
+    return 1 + len(messages[0].content.split("<candidate>")[1]) % 10
+
+
 REWARDS = {
     "answer": strict,
     "answer, truncated": lambda folder: answer_reward(AnswerVerifier(), correct=2.0, wrong=-1.0, truncated=-0.5),
@@ -83,6 +90,10 @@ REWARDS = {
     "gate": lambda folder: gate(think_format(), strict(folder)),
     "lifted": lambda folder: length,
     "lifted, parts": lambda folder: parts,
+    "judge": lambda folder: Judge(ScriptedRespondent(lambda messages, sample: f"<score>{by_text(messages)}</score>")),
+    "judge, at length": lambda folder: Judge(
+        ScriptedRespondent(lambda messages, sample: f"<score>{by_text(messages)}</score>"), length_correction=1.0
+    ),
     "file": from_file("own"),
     "file, group": from_file("longest"),
 }

@@ -173,8 +173,9 @@ def without_length(scores: Sequence[Score], rollouts: Sequence[Rollout], share: 
     if len(scored) < LEAST_FOR_SLOPE or len(set(lengths)) == 1:
         return list(scores)
     middle, mean = statistics.fmean(lengths), statistics.fmean(rewards)
-    spread = sum((n - middle) ** 2 for n in lengths)
-    slope = sum((n - middle) * (r - mean) for n, r in zip(lengths, rewards)) / spread
+    # fsum: the same whatever the order of the siblings
+    spread = math.fsum((n - middle) ** 2 for n in lengths)
+    slope = math.fsum((n - middle) * (r - mean) for n, r in zip(lengths, rewards)) / spread
     if slope <= 0:
         return list(scores)
     made = list(scores)
