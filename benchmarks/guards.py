@@ -25,7 +25,7 @@ import torch
 
 from benchmarks._guards_runs import Trial, hackable, honest, start_config, write_data
 from benchmarks.svamp import machine
-from maieutic.run.guarding import ALARM
+from maieutic.guards import Guards, chosen_rules
 from maieutic.run.runner import resume_or_begin
 from maieutic.run.store import Store
 
@@ -37,17 +37,20 @@ HONEST = 20
 
 
 def measured(trial: Trial, folder: Path) -> dict[str, Any]:
-    """What a run's store says: where the hack began (None: it did not), and what the guards said."""
+    """Where the hack of a run began (None: it did not), and what the guards say of the numbers that it stored: what
+    they said while it went, or with other thresholds would have said."""
     with Store.open_reader(folder / "run.db") as store:
         steps = [each.step for each in store.steps("rl")]
         shares = []
         for step in steps if trial.hacked is not None else ():
             rollouts = store.rollouts("rl", step, limit=10_000)
             shares.append(sum(map(trial.hacked, rollouts)) / len(rollouts))
+        guards = Guards(chosen_rules())
+        curves = {name: dict(store.metrics("rl", name)) for name in Guards.names()}
         alarms = [
-            {key: event.data[key] for key in ("guard", "step", "onset", "value")}
-            for event in reversed(store.events("rl"))
-            if event.kind == ALARM
+            {"guard": alarm.guard, "step": alarm.step, "onset": alarm.onset, "value": alarm.value}
+            for step in steps
+            for alarm in guards.add(step, {name: curve[step] for name, curve in curves.items() if step in curve})
         ]
         truth = [value for _, value in store.metrics("rl", "guards/truth")]
     onset = next((step for step, share in zip(steps, shares) if share > LEVEL), None)
