@@ -105,7 +105,7 @@ def fillers(
 
 def is_anchored_at_sampler(source: Source, algorithm: Algorithm) -> bool:
     """Whether ratios are taken to the policy that sampled: where that is an older one than the learner's before the
-    update (`source.stale`). A loss with a correction reads the way from the one to the other itself."""
+    update, or coarser (`source.stale`). A loss with a correction reads the way from the one to the other itself."""
     return getattr(source, "stale", False) and not algorithm.loss.corrected
 
 
@@ -268,7 +268,7 @@ def check_stale(algorithm: Algorithm) -> None:
     if "advantages" in reads and "old_logprobs" not in reads:
         raise ConfigError(
             f"{algorithm.name} takes every row for the present policy's ({algorithm.loss} has no ratio), and got a "
-            "source that samples ahead, with weights one update old. Give it a correction where it takes one (rloo: "
-            'options = { correction = "token_truncate" }), choose an algorithm with a ratio (grpo, '
-            "reinforce_plus_plus), or sample with the present weights (overlap = false)"
+            "source that samples ahead, or in coarser numbers: from another policy. Give it a correction where it takes "
+            'one (rloo: options = { correction = "token_truncate" }), choose an algorithm with a ratio (grpo, '
+            "reinforce_plus_plus), or sample from the policy itself (overlap = false, sampling_precision = 'same')"
         )

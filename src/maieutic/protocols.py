@@ -216,7 +216,8 @@ class TrustRegionLearner(Learner, Protocol):
 class Source(Protocol):
     """Where groups come from. `state` is JSON; `restore(state())` continues as if nothing had happened.
 
-    One whose rollouts are of an older policy than the learner's is now says so by an attribute `stale`, which is True.
+    One whose rollouts are of another policy than the learner's is now (an older, or a coarser one) says so by an
+    attribute `stale`, which is True.
     """
 
     @property
@@ -266,3 +267,5 @@ class Policy:
     chat: Chat
     publish: Callable[[], None] = field(default=lambda: None)
     """Bring the learner's weights to the sampler. Nothing to do when they share them."""
+    exact: Sampler | None = None
+    """Samples from what is learned, where `sampler` is coarser: for measuring. None: `sampler` does."""

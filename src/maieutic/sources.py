@@ -100,6 +100,11 @@ class Sampled:
         self.visits = 0
         self._check = CheckRewards()
 
+    @property
+    def stale(self) -> bool:
+        """Whether the sampler's policy is another than the learner's."""
+        return bool(getattr(self.roller.sampler, "off_policy", False))
+
     def next(self) -> list[Group]:
         """The groups of one step, in the order in which their tasks were drawn.
 

@@ -100,7 +100,8 @@ def interject_labels(labels: LabelTokens, label: tuple[int, ...], params: Sampli
 def asked_with(policy: Policy, labels: Labels, since: Callable[[], bool] = lambda: True) -> Policy:
     """The policy with a sampler that forces the good label, and a chat that reads none."""
     sampler = Conditioned(policy.sampler, policy.chat, labels, since=since)
-    return replace(policy, sampler=sampler, chat=sampler.chat)
+    exact = None if policy.exact is None else Conditioned(policy.exact, policy.chat, labels, since=since)
+    return replace(policy, sampler=sampler, chat=sampler.chat, exact=exact)
 
 
 def as_trained(sampler: Sampler, chat: Chat, folder: str | Path) -> tuple[Sampler, Chat]:

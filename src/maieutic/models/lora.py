@@ -193,7 +193,7 @@ class Plain(NamedTuple):
         if self.down is None or self.up is None:
             return out
         low = nn.functional.linear(rows, self.down)
-        if out.dtype != self.up.dtype:  # computed in a coarser precision than the weights are kept in
+        if low.dtype != self.up.dtype:  # computed in a coarser precision than the weights are kept in
             return out.add(nn.functional.linear(low, self.up), alpha=self.scale)
         return out.addmm_(low, self.up.t(), alpha=self.scale)
 

@@ -29,6 +29,9 @@ log = logging.getLogger("maieutic.models")
 #: name → what products of float32 weights are computed in; None: what suits the device.
 PRECISIONS: dict[str, torch.dtype | None] = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
+#: name → what a policy samples in, where that is not what it learns in (None: it is).
+SAMPLED_IN: dict[str, torch.dtype | None] = {"same": None, "bfloat16": torch.bfloat16, "int8": torch.qint8}
+
 
 def numbers_of(precision: str, device: torch.device) -> torch.dtype:
     """What the products of float32 weights are computed in on that device.

@@ -113,7 +113,7 @@ class Validation:
 
     def _evaluate(self, spec: ValidationConfig, policy: Policy, taskset: Taskset) -> Evaluation:
         return evaluate_sync(
-            policy.sampler,
+            policy.exact or policy.sampler,
             policy.chat,
             taskset,
             max_tokens=spec.max_completion_length or self.max_tokens,

@@ -36,12 +36,17 @@ __all__ = [
 class LocalBackend:
     """Everything in this process.
 
-    device              "cpu" or "cuda"; models are moved there.
+    device              "cpu" or "cuda" (or "cuda:1"); models are moved there. What they compute in is theirs:
+                        `load_causal(…, dtype="float32", precision="auto")` keeps weights in float32 and makes products
+                        in bfloat16 on a GPU that has it, for sampler and learner alike.
     threads             CPU threads of torch, for the whole process (None: leave as it is).
     max_rows            completions written together at most.
     micro_batch_tokens  tokens in one forward and backward pass at most.
-    cache_bytes         bound on the sampler's key-value store.
+    cache_bytes         bound on the sampler's key-value store (None: 4 GiB on a CPU; on a GPU half of its memory, and
+                        never more than four fifths of what is free when sampling begins).
     gradient_checkpointing   learn with a third more arithmetic and much less memory; see `LocalLearner`.
+    sampling_precision  what policies sample in: "same" as they learn in, or on a CPU "bfloat16" or "int8", which is
+                        another policy (`maieutic.backends.local.coarse`).
     """
 
     def __init__(
@@ -50,14 +55,16 @@ class LocalBackend:
         threads: int | None = None,
         max_rows: int = 512,
         micro_batch_tokens: int = 16384,
-        cache_bytes: int = 4 << 30,
+        cache_bytes: int | None = None,
         gradient_checkpointing: bool = False,
+        sampling_precision: str = "same",
     ) -> None:
         self.device = place_of(device)
         self.max_rows = max_rows
         self.micro_batch_tokens = micro_batch_tokens
-        self.cache_bytes = cache_bytes
+        self.cache_bytes = _cache_bytes(self.device) if cache_bytes is None else cache_bytes
         self.gradient_checkpointing = gradient_checkpointing
+        self.sampling_precision = sampling_precision
         if threads is not None:
             torch.set_num_threads(threads)
 
@@ -84,7 +91,9 @@ class LocalBackend:
             restart=restart,
             gradient_checkpointing=self.gradient_checkpointing,
         )
-        return Policy(learner, self._sampler(model, lambda: learner.version), model.chat)
+        sampler = self._sampler(model, lambda: learner.version, self.sampling_precision)
+        exact = self._sampler(model, lambda: learner.version) if sampler.off_policy else None
+        return Policy(learner, sampler, model.chat, exact=exact)
 
     def sampler(self, model: CausalModel) -> LocalSampler:
         """A sampler of a model that is not trained (evaluation, a teacher's demonstrations)."""
@@ -111,9 +120,13 @@ class LocalBackend:
         model.module.to(self.device)
         return LocalTeacher(model, student, top_k=top_k, micro_batch_tokens=self.micro_batch_tokens)
 
-    def _sampler(self, model: CausalModel, version: Callable[[], int]) -> LocalSampler:
+    def _sampler(self, model: CausalModel, version: Callable[[], int], sampling: str = "same") -> LocalSampler:
         model.module.eval()
-        decoder = decoder_of(model)
+        decoder = decoder_of(model, sampling)
         return LocalSampler(
             model.module, decoder, version=version, max_rows=self.max_rows, cache_bytes=self.cache_bytes
         )
+
+
+def _cache_bytes(device: torch.device) -> int:
+    return 4 << 30 if device.type != "cuda" else torch.cuda.get_device_properties(device).total_memory // 2

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from maieutic.backends.local.attention import Layout, Unservable
 from maieutic.backends.local.cache import Admission
+from maieutic.backends.local.coarse import has_units
 from maieutic.backends.local.decoder import Decoder, OrdinaryDecoder, SlotDecoder
 from maieutic.backends.local.evaluate import Forward, PackedForward, PaddedForward
 from maieutic.backends.local.narrow import narrow_for
@@ -25,7 +26,8 @@ from maieutic.backends.local.recompute import decoder_layers
 from maieutic.backends.local.replay import ReplayedDecoder
 from maieutic.backends.local.segments import serves
 from maieutic.backends.local.trunk import Trunk, bare
-from maieutic.models.precision import computed_in
+from maieutic.errors import ConfigError, UnknownName
+from maieutic.models.precision import SAMPLED_IN, computed_in
 
 log = logging.getLogger("maieutic.backends.local")
 
@@ -53,15 +55,43 @@ def forward_for(module: nn.Module, recompute: bool = False, precision: str = "au
     return PackedForward(Trunk(module), recompute=recompute, numbers=numbers)
 
 
-def decoder_for(module: nn.Module, precision: str = "auto") -> Decoder:
-    """The way to sample from this module: on a GPU in steps that are captured, where its layers allow it."""
+def decoder_for(module: nn.Module, precision: str = "auto", sampling: str = "same") -> Decoder:
+    """The way to sample from this module: on a GPU in steps that are captured, where its layers allow it.
+
+    `sampling`: coarser numbers for it than `precision`, on a CPU: "bfloat16" or "int8" (see `coarse`). Raises
+    `UnknownName` for another, `ConfigError` where that cannot be.
+    """
     weight = next(module.parameters())
+    if sampling not in SAMPLED_IN:
+        raise UnknownName("precision to sample in", sampling, SAMPLED_IN)
+    learned_in, asked = computed_in(precision, weight), SAMPLED_IN[sampling]
+    if asked is None or asked == learned_in:
+        return _decoder_in(module, weight, learned_in)
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or not has_units(asked):
+        raise ConfigError(
+            f"got sampling_precision = {sampling!r} for weights in {weight.dtype} on {weight.device}; expected float32 "
+            "weights on a CPU with units for such numbers (bfloat16: AVX-512 BF16 or AMX; int8: AVX2). Leave it out"
+        )
+    if not why_not(module):
+        decoder = SlotDecoder(Trunk(module), weight.device, numbers=asked)
+        if decoder.numbers == asked:
+            decoder.off_policy = True
+            return decoder
+    raise ConfigError(
+        f"got sampling_precision = {sampling!r} for {type(bare(module)).__name__}, which is sampled as it stands; "
+        "expected layers of the common form (Llama, Qwen2, Qwen3, …) with linear parts of less than 1 GiB in these "
+        "numbers. Leave it out"
+    )
+
+
+def _decoder_in(module: nn.Module, weight: Tensor, numbers: torch.dtype) -> Decoder:
     if why_not(module):
         return OrdinaryDecoder(module, weight.device)
     trunk = Trunk(module)
     if weight.device.type != "cuda":
-        return SlotDecoder(trunk, weight.device)
-    narrow = narrow_for(trunk, computed_in(precision, weight))
+        coarse = numbers != weight.dtype and has_units(numbers)
+        return SlotDecoder(trunk, weight.device, numbers=numbers if coarse else None)
+    narrow = narrow_for(trunk, numbers)
     return SlotDecoder(trunk, weight.device) if narrow is None else ReplayedDecoder(trunk, narrow, weight.device)
 
 

@@ -36,7 +36,12 @@ not move the whole store."""
 
 
 class Decoder(Protocol):
-    """Rows in slots `0, 1, …`; a slot is free again when a new row is admitted to it."""
+    """Rows in slots `0, 1, …`; a slot is free again when a new row is admitted to it.
+
+    `off_policy`: whether its numbers are coarser than those that the policy learns in, so that it is another policy.
+    """
+
+    off_policy: bool
 
     def begin(self) -> None:
         """A batch of rows begins; until `end` the weights stay as they are."""
@@ -81,16 +86,27 @@ class Decoder(Protocol):
 class SlotDecoder:
     """Decoding through plugged attention, in as few calls as the module allows.
 
-    `store` makes what keeps keys and values (None: what suits the machine).
+    `store` makes what keeps keys and values (None: what suits the machine). `numbers` are those of the products of
+    decode steps where the trunk can be run in them (None: the weights'); afterwards, those in which they are. Prompts
+    are run in the weights' own on a CPU.
     """
 
-    def __init__(self, trunk: Trunk, device: torch.device, store: Callable[[], KeyValues] | None = None) -> None:
+    def __init__(
+        self,
+        trunk: Trunk,
+        device: torch.device,
+        store: Callable[[], KeyValues] | None = None,
+        numbers: torch.dtype | None = None,
+    ) -> None:
         self.trunk = trunk
         self.device = device
         plain = device.type == "cpu" and next(trunk.head.parameters()).dtype == torch.float32
         self.new_store: Callable[[], KeyValues] = store or (BagStore if plain else lambda: Store(device))
         self.store = self.new_store()
-        self.lean = lean_for(trunk)
+        kept = next(trunk.head.parameters()).dtype
+        self.lean = lean_for(trunk, numbers or kept) if plain else lean_for(trunk)
+        self.numbers = numbers if numbers and self.lean is not None and self.lean.lays_out else kept
+        self.off_policy = False
 
     def begin(self) -> None:
         """See `Decoder`."""
@@ -202,6 +218,7 @@ class OrdinaryDecoder:
         self.module = module
         self.device = device
         self.families: list[_Siblings] = []
+        self.off_policy = False
 
     def begin(self) -> None:
         """See `Decoder`: nothing is made of the weights."""

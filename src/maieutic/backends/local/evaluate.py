@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from maieutic.backends.local.coarse import has_units
 from maieutic.backends.local.flexible import flexible_for, lay_out_flexibly
 from maieutic.backends.local.lean import lean_for
 from maieutic.backends.local.packing import Packed, pack_tokens, split, split_padded
@@ -148,12 +149,17 @@ class PackedForward:
     def _weight(self) -> Tensor:
         return next(self.trunk.head.parameters())
 
+    @property
+    def _rounds_products_alone(self) -> bool:
+        """Whether what comes out of a coarse product is float32 again, as of `coarse.learned`."""
+        return self.lean is not None and self._weight.device.type == "cpu" and has_units(torch.bfloat16)
+
     def _pack(self, batch: Batch) -> Packed | None:
-        narrowed = self.numbers != self._weight.dtype
+        wide = self.numbers == self._weight.dtype or self._rounds_products_alone
         return pack_tokens(
             batch.tokens,
             batch.mask,
-            segments=serves(self._weight) and not narrowed,
+            segments=serves(self._weight) and wide,
             arrange=lay_out_flexibly if self.flexible else None,
         )
 
@@ -165,7 +171,7 @@ class PackedForward:
 
     def _head(self) -> Callable[[Tensor], Tensor]:
         """Logits of hidden states, in float32 at least where products are coarse."""
-        plain = self.numbers == self._weight.dtype
+        plain = self.numbers == self._weight.dtype or self._rounds_products_alone
         if plain and (self._weight.device.type == "cpu" or self.numbers.itemsize >= 4):
             return self.trunk.logits
         return wide_head(self.trunk.head, self.numbers) or self._coarse_logits

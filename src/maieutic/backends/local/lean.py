@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, rms_norm
 from transformers.activations import SiLUActivation
 
+from maieutic.backends.local import coarse
 from maieutic.backends.local.attention import Layout
 from maieutic.backends.local.packing import Piece, lay_out
 from maieutic.backends.local.passes import gated, normed
-from maieutic.backends.local.products import Product, available, laid_out, trained
+from maieutic.backends.local.products import LaidOut, available, laid_out, trained
 from maieutic.backends.local.recompute import Run, runner
 from maieutic.backends.local.trunk import Trunk
 from maieutic.models.lora import Plain, plain, quick
@@ -34,6 +35,8 @@ AGREES, AGREES_ON_GPU = 1e-5, 1e-4
 """Largest accepted difference of hidden states from the module's own, relative to their spread (float32); a GPU's
 products of the same numbers differ by how many rows there are."""
 
+AGREES_COARSE = {torch.bfloat16: 0.05, torch.qint8: 0.25}
+"""The same where products are coarse (root of the mean square): every layer rounds to 8 bits, or to 255 steps."""
 
 MANY = 256
 """Rows from which on a weight is laid out for a product that is made once."""
@@ -48,23 +51,32 @@ class Lean:
     Between `begin` and `end` the weights must stay as they are: products use copies of them.
     """
 
-    def __init__(self, trunk: Trunk) -> None:
+    def __init__(self, trunk: Trunk, numbers: torch.dtype = torch.float32) -> None:
         body: Any = trunk.body
         self.trunk = trunk
         self.body = body
+        self.numbers = numbers
         self.layers: list[_Layer] = [_Plain(layer) for layer in body.layers]
-        self.head: Product | None = None
+        self.head: LaidOut | None = None
 
-    def begin(self) -> None:
-        """Lay the weights out, where they are plain ones and not too large to keep twice."""
+    @property
+    def lays_out(self) -> bool:
+        """Whether the weights are plain ones, on a CPU, and not too large to keep twice."""
         head = self.trunk.head
         if type(head) is not nn.Linear or not all(map(is_plain, self.body.layers)) or not available():
-            return
+            return False
         if head.weight.device.type != "cpu":
-            return
-        size = head.weight.nbytes + sum(weight.nbytes for weight in self.body.layers.parameters())
-        if size <= LAID_OUT:
-            self.layers = [_LaidOut(layer) for layer in self.body.layers]
+            return False
+        count = head.weight.numel() + sum(weight.numel() for weight in self.body.layers.parameters())
+        return count * self.numbers.itemsize <= LAID_OUT
+
+    def begin(self) -> None:
+        """Lay the weights out, where that can be."""
+        head: Any = self.trunk.head
+        if self.lays_out:
+            lay = coarse.LAYING[self.numbers]
+            self.layers = [_LaidOut(layer, lay) for layer in self.body.layers]
+            # Logits are large numbers, and what is rounded there is rounded in nats.
             self.head = laid_out(head.weight, head.bias)
 
     def end(self) -> None:
@@ -136,16 +148,15 @@ class _Plain:
 class _LaidOut:
     """On copies of its weights, laid out; queries, keys and values in one product."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, lay: Callable[..., LaidOut]) -> None:
         attention, feed = module.self_attn, module.mlp
         self.module = module
         self.heads, self.keys = (
             part.out_features // attention.head_dim for part in (attention.q_proj, attention.k_proj)
         )
-        self.reading = _joined([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.reading = _joined([attention.q_proj, attention.k_proj, attention.v_proj], lay)
         self.parts = {
-            name: laid_out(part.whole(), part.bias)
-            for name, part in (("out", _numbers(attention.o_proj)), *_numbered(feed))
+            name: lay(part.whole(), part.bias) for name, part in (("out", _numbers(attention.o_proj)), *_numbered(feed))
         }
         self.then = "swish" if type(feed.act_fn) in SILU else "none"
         self.scale = None
@@ -172,12 +183,12 @@ class _LaidOut:
         return self.parts["down_proj"].plus(self.parts["up_proj"].times(given, opened), state)
 
 
-def _joined(parts: Sequence[nn.Module]) -> Product:
+def _joined(parts: Sequence[nn.Module], lay: Callable[..., LaidOut]) -> LaidOut:
     """Linear parts of the same input as one."""
     found = [_numbers(part) for part in parts]
     given = [torch.zeros(len(part.weight)) if part.bias is None else part.bias.detach() for part in found]
     bias = None if all(part.bias is None for part in found) else torch.cat(given)
-    return laid_out(torch.cat([part.whole() for part in found]), bias)
+    return lay(torch.cat([part.whole() for part in found]), bias)
 
 
 def is_plain(layer: Any) -> bool:
@@ -201,8 +212,9 @@ def _through(part: nn.Module, states: Tensor) -> Tensor:
     found = plain(part)
     if found is None:
         return part(states)
-    learning = _learning(states) and available()
-    return found(states, trained if learning else linear)
+    if states.device.type == "cpu" and torch.is_autocast_enabled("cpu") and coarse.has_units(torch.bfloat16):
+        return found(states, coarse.learned)
+    return found(states, trained if _learning(states) and available() else linear)
 
 
 def _many(states: Tensor) -> bool:
@@ -212,7 +224,9 @@ def _many(states: Tensor) -> bool:
 
 def _learning(states: Tensor) -> bool:
     """`_many`, where a CPU's norms and products are not the best there are; a GPU has one kernel for each."""
-    return _many(states) and states.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    if not _many(states) or states.device.type != "cpu":
+        return False
+    return not torch.is_autocast_enabled("cpu") or coarse.has_units(torch.bfloat16)
 
 
 def _normed(part: Any, states: Tensor) -> Tensor:
@@ -230,22 +244,29 @@ ATTENTION, NORMS = {"q_proj", "k_proj", "v_proj", "o_proj"}, {"q_norm", "k_norm"
 FEED = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
-def lean_for(trunk: Trunk) -> Lean | None:
-    """The trunk in fewer calls, or None where its module is not of the common form or the numbers differ."""
+def lean_for(trunk: Trunk, numbers: torch.dtype = torch.float32) -> Lean | None:
+    """The trunk in fewer calls, or None where its module is not of the common form or the numbers differ.
+
+    `numbers`: those of products between `begin` and `end`; see `coarse`.
+    """
     body: Any = trunk.body
     parameter = next(body.parameters())
     if parameter.device.type not in ("cpu", "cuda") or parameter.dtype != torch.float32 or not has_common_form(body):
         return None
-    made = Lean(trunk)
+    made = Lean(trunk, numbers)
     given = sample(trunk)
     with torch.no_grad():
         own, plain = trunk.hidden(*given), made.hidden(*given)
         made.begin()
         laid = made.hidden(*given)
         made.end()
-    worst = max(float((own - found).abs().max()) for found in (plain, laid))
     accepted = AGREES if parameter.device.type == "cpu" else AGREES_ON_GPU
-    return made if worst <= accepted * float(own.std()) else None
+    spread = float(own.std())
+    if float((own - plain).abs().max()) > accepted * spread:
+        return None
+    if numbers in AGREES_COARSE:
+        return made if float((own - laid).square().mean().sqrt()) <= AGREES_COARSE[numbers] * spread else None
+    return made if float((own - laid).abs().max()) <= accepted * spread else None
 
 
 def sample(trunk: Trunk) -> tuple[Tensor, Tensor, Layout]:

@@ -89,10 +89,13 @@ def pack_tokens(
             prompts.append(Piece(prompt, 0, number))
         of_row[row] = len(completions)
         completions.append(Piece(tokens[row, first[row] : last[row]], int(first[row]), number))
+    filling = _filling(sum(len(p.tokens) for p in (*prompts, *completions))) if segments else 0
+    if filling:
+        prompts.append(Piece(np.zeros(filling, np.int64), 0, len(prompts)))
     layout, starts_p, starts_c = _arranged(prompts, completions, lay_out_segments if segments else arrange)
     size = sum(len(p.tokens) for p in (*prompts, *completions))
-    filling = layout.length - size if isinstance(layout, Flexible) else 0
-    flat = np.zeros(size + filling, dtype=np.int64)
+    beyond = layout.length - size if isinstance(layout, Flexible) else 0
+    flat = np.zeros(size + beyond, dtype=np.int64)
     positions = np.zeros_like(flat)
     for pieces, starts in ((prompts, starts_p), (completions, starts_c)):
         for piece, start in zip(pieces, starts, strict=True):
@@ -106,7 +109,7 @@ def pack_tokens(
     device = row_tokens.device
     made = (_tensor(x, device) for x in (flat, positions, sources, tokens[rows, columns], rows, columns))
     f, p, s, t, r, c = made
-    return Packed(f, p, layout.to(device), s, t, r, c, filling)
+    return Packed(f, p, layout.to(device), s, t, r, c, filling + beyond)
 
 
 def _filling(tokens: int) -> int:

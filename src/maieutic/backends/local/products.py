@@ -9,11 +9,11 @@ multiplications of it come with the product. For many rows these products are th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -28,8 +28,27 @@ ROWS = 64
 """Rows for which a weight is laid out; it serves any number of them."""
 
 
-class Product(NamedTuple):
+class LaidOut(Protocol):
     """A linear map whose weight has been laid out. It is a copy: what the weight becomes later it does not see."""
+
+    @property
+    def weight(self) -> Any: ...
+
+    def __call__(self, rows: Tensor, then: str = "none") -> Tensor:
+        """`rows [N, I]` → `[N, O]`, with `then` ("none", "swish") on each number."""
+        ...
+
+    def plus(self, rows: Tensor, other: Tensor) -> Tensor:
+        """`self(rows) + other [N, O]`."""
+        ...
+
+    def times(self, rows: Tensor, other: Tensor) -> Tensor:
+        """`self(rows) * other [N, O]`."""
+        ...
+
+
+class Product(NamedTuple):
+    """A linear map in float32; see `LaidOut`."""
 
     weight: Tensor
     bias: Tensor | None
@@ -66,12 +85,12 @@ def unchanged() -> Iterator[None]:
         _kept.reset(token)
 
 
-def _arranged(weight: Tensor, turned: bool) -> Tensor:
-    """The weight `[O, I]`, or where `turned` its transpose, laid out; kept within `unchanged`."""
-    kept, key = _kept.get(), (weight.data_ptr(), *weight.shape, turned)
+def arranged(weight: Tensor, turned: bool, laying: Callable[[Tensor], LaidOut] = laid_out) -> Tensor:
+    """The weight `[O, I]`, or where `turned` its transpose, as `laying` lays it out; kept within `unchanged`."""
+    kept, key = _kept.get(), (weight.data_ptr(), *weight.shape, turned, laying)
     if kept is not None and key in kept:
         return kept[key]
-    made = laid_out(weight.t() if turned else weight).weight
+    made: Tensor = laying(weight.t() if turned else weight).weight
     if kept is not None and weight.nbytes + sum(x.nbytes for x in kept.values()) <= KEPT:
         kept[key] = made
     return made
@@ -88,14 +107,14 @@ class _Trained(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(rows, weight)
-        return Product(_arranged(weight, turned=False), None if bias is None else bias.detach())(rows)
+        return Product(arranged(weight, turned=False), None if bias is None else bias.detach())(rows)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
         slope = slope.contiguous()
-        to_rows = Product(_arranged(weight, turned=True), None)(slope) if ctx.needs_input_grad[0] else None
+        to_rows = Product(arranged(weight, turned=True), None)(slope) if ctx.needs_input_grad[0] else None
         to_weight = slope.t() @ rows if ctx.needs_input_grad[1] else None
         return to_rows, to_weight, slope.sum(0) if ctx.needs_input_grad[2] else None
 

@@ -63,6 +63,11 @@ class LocalSampler:
         self.columns = 0
         self.under_way: Block | None = None
 
+    @property
+    def off_policy(self) -> bool:
+        """Whether it samples in coarser numbers than the policy learns in: from another policy."""
+        return self.decoder.off_policy
+
     async def sample(self, prompt_tokens: Sequence[int], params: Sampling, n: int) -> list[Completion]:
         """`n` completions of a prompt; see `maieutic.protocols.Sampler`.
 

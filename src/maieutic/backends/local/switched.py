@@ -26,9 +26,9 @@ def forward_of(model: CausalModel, recompute: bool = False) -> Forward:
     return switched(forward_for(model.module, recompute, model.precision), model)
 
 
-def decoder_of(model: CausalModel) -> Decoder:
-    """The way to sample from this model."""
-    return switched(decoder_for(model.module, model.precision), model)
+def decoder_of(model: CausalModel, sampling: str = "same") -> Decoder:
+    """The way to sample from this model; see `check.decoder_for`."""
+    return switched(decoder_for(model.module, model.precision, sampling), model)
 
 
 def switched(engine: Engine, model: CausalModel) -> Engine:
