@@ -1,4 +1,4 @@
-"""Random decoders of three sizes: what is measured of them is speed, so nothing need have been learned."""
+"""Random decoders of several sizes: what is measured of them is speed, so nothing need have been learned."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -30,6 +30,7 @@ class Size:
     mlp: int
     vocabulary: int
     completion: int = 128
+    tied: bool = True
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -38,7 +39,7 @@ class Size:
             "num_hidden_layers": self.layers, "hidden_size": self.width, "num_attention_heads": self.heads,
             "num_key_value_heads": self.kv_heads, "head_dim": self.width // self.heads,
             "intermediate_size": self.mlp, "vocab_size": self.vocabulary, "max_position_embeddings": CONTEXT,
-            "tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
+            "tie_word_embeddings": self.tied, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
         }  # fmt: skip
 
 
@@ -51,9 +52,17 @@ SIZES: Mapping[str, Size] = {
 }
 
 
+#: Shapes of Qwen2.5 models, by their names: for a GPU.
+LARGE: Mapping[str, Size] = {
+    "0.5B": Size("qwen2", 24, 896, 14, 2, 4864, 151936),
+    "1.5B": Size("qwen2", 28, 1536, 12, 2, 8960, 151936),
+    "7B": Size("qwen2", 28, 3584, 28, 4, 18944, 152064, tied=False),
+}
+
+
 def random_module(size: Size, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The Hugging Face module of that shape, as it is sampled from."""
-    with torch.random.fork_rng(devices=[]):
+    """The Hugging Face module of that shape, as it is sampled from; made where it will be."""
+    with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(0)
         module: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(size.kind, **size.settings), dtype=dtype)
     return module.to(device).eval()
@@ -62,5 +71,6 @@ def random_module(size: Size, *, device: str = "cpu", dtype: torch.dtype = torch
 def random_model(size: Size, *, device: str = "cpu") -> CausalModel:
     """The same in float32 with a tokenizer of numbered words, as a learner wants it."""
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(size.vocabulary)}, unk_token="w1"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w0", unk_token="w1")
     return CausalModel(random_module(size, device=device), tokenizer, chat_format(tokenizer, "plain"), "random")

@@ -27,6 +27,8 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import torch
+
 from benchmarks._operations import Lengths, Operations, Shape, rollout, shape_of, update
 from maieutic.algorithms import grpo
 from maieutic.backends.local import LocalBackend, Optimiser
@@ -66,10 +68,10 @@ def read_tasks(path: Path) -> list[Task]:
 
 def set_up(given: argparse.Namespace) -> tuple[Sampled, Policy, Algorithm, Shape]:
     """All that the loop needs, and the shape of the model."""
-    model = load_causal(given.model, template="plain", dtype="float32", device="cpu")
+    model = load_causal(given.model, template="plain", dtype="float32", device=given.device)
     if given.full_length:  # nothing but its length ends a completion
         model.chat.stop_ids = frozenset()
-    backend = LocalBackend(threads=given.threads)
+    backend = LocalBackend(device=given.device, threads=given.threads)
     policy = backend.policy(model, Optimiser(learning_rate=given.learning_rate, betas=(0.9, 0.999)))
     roller = Roller(
         policy.sampler,
@@ -136,7 +138,9 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
             measures.append(step.metrics)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     wall, cpu = ([b[clock] - a[clock] for a, b in pairwise(marks)] for clock in (0, 1))
-    rate = cache(matrix_rate)
+    on_gpu = torch.device(given.device).type == "cuda"
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    rate = cache(partial(matrix_rate, dtype=dtype, device=given.device))
     limits = [limit_of(shape, lengths, rate) for lengths in written[1:]]
     return {
         "program": "maieutic",
@@ -150,6 +154,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         "phases": {name: median(each.get(name, 0.0) for each in phases[1:]) for name in phases[-1]},
         "limit": {name: median(each[name] for each in limits) for name in limits[0]},
         "peak_rss_mib": peak,
+        "peak_device_mib": torch.cuda.max_memory_allocated() / 2**20 if on_gpu else None,
         "config": {name: str(value) if isinstance(value, Path) else value for name, value in vars(given).items()},
     }
 
@@ -166,6 +171,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--learning-rate", type=float, default=1e-6)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--full-length", action="store_true", help="never stop before the limit")
     return parser.parse_args(arguments)

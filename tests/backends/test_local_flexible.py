@@ -16,6 +16,7 @@ from maieutic.backends.local.flexible import (
     SIDE,
     Flexible,
     block_mask,
+    compiled,
     difference,
     flexible_for,
     lay_out_flexibly,
@@ -112,17 +113,15 @@ def test_a_cpu_keeps_its_own_way(tiny: Load) -> None:
 @CUDA
 @pytest.mark.parametrize("heads", [(14, 2, 64), (28, 4, 128), (4, 4, 32)])
 def test_the_compiled_kernel_has_the_numbers_and_gradients(heads: tuple[int, int, int]) -> None:
-    compiled = torch.compile(flex_attention, dynamic=True)
-    assert difference(compiled, torch.device("cuda"), torch.bfloat16, heads) < AGREES
+    assert difference(compiled(), torch.device("cuda"), torch.bfloat16, heads) < AGREES
 
 
 @CUDA
 def test_lengths_may_change() -> None:
-    compiled = torch.compile(flex_attention, dynamic=True)
     draw = torch.Generator().manual_seed(0)
     for length in (100, 700, 1500, 90):
         layout, _, _ = lay_out_flexibly([length], [50, length // 2], [0, 0])
-        fast, plain = (replace(layout, kernel=each).to(torch.device("cuda")) for each in (compiled, None))
+        fast, plain = (replace(layout, kernel=each).to(torch.device("cuda")) for each in (compiled(), None))
         given = [torch.randn(layout.length, n, 64, generator=draw).cuda().bfloat16() for n in (4, 2, 2)]
         a, b = (each.attend(0, *given, scaling=0.125).float() for each in (fast, plain))
         assert (a - b).norm() < AGREES * b.norm()

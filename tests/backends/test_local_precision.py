@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -11,13 +12,17 @@ import torch
 from torch import Tensor
 
 from maieutic.algorithms import grpo
-from maieutic.backends.local import LocalLearner, Optimiser
+from maieutic.backends.local import LocalLearner, LocalSampler, Optimiser
 from maieutic.backends.local.check import forward_for
 from maieutic.backends.local.evaluate import PackedForward, PaddedForward
+from maieutic.backends.local.narrow import narrow_for
+from maieutic.backends.local.replay import ReplayedDecoder
+from maieutic.backends.local.trunk import Trunk
 from maieutic.errors import UnknownName
 from maieutic.models.causal import CausalModel, load_causal
 from maieutic.models.lora import LoRA
 from maieutic.models.precision import computed_in, computing, numbers_of, wide, wide_head
+from maieutic.protocols import Sampling
 from maieutic.types import Batch
 
 Load = Callable[..., CausalModel]
@@ -156,6 +161,28 @@ def test_scores_stay_near_those_of_float32(tiny: Load) -> None:
             exact = forward_for(model.module).outputs(batch, entropy=False).logprobs
             coarse = forward.outputs(batch, entropy=False).logprobs
         assert 0 < (exact - coarse)[batch.mask].abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])  # Qwen3's own norms of heads round once more
+def test_sampler_and_learner_round_alike(tiny: Load, architecture: str) -> None:
+    """In bfloat16 both round at the same places: what is left between them is the order of sums."""
+    model = tiny(architecture)
+    model.module.eval()
+    trunk = Trunk(model.module)
+    body = narrow_for(trunk, torch.bfloat16)
+    assert body is not None
+    engine = LocalSampler(model.module, ReplayedDecoder(trunk, body, CPU))
+    made = asyncio.run(engine.sample(range(5, 15), Sampling(40, key="x"), 16))
+    tokens = torch.tensor([[*range(5, 15), *one.tokens] for one in made])
+    mask = (torch.arange(50) >= 10).expand(16, -1)
+    said = torch.zeros(16, 50)
+    said[:, 10:] = torch.tensor([one.logprobs for one in made])
+    batch = replace(batch_of(16, 10, 42), tokens=tokens, mask=mask, lengths=torch.full((16,), 50))
+    coarse, fine = (PackedForward(trunk, numbers=numbers) for numbers in (torch.bfloat16, torch.float32))
+    coarse.lean = None  # the module's own layers under autocast, as on a GPU
+    with torch.no_grad():
+        near, far = (each.outputs(batch, False).logprobs.sub(said)[mask].abs() for each in (coarse, fine))
+    assert near.mean() < 1e-4 < 1e-3 < far.mean()
 
 
 @CUDA

@@ -154,7 +154,9 @@ def _load(config: Config, path: str, revision: str | None, dtype: str, policy: C
     if dtype in ("auto", "float32") and shares_base(policy, path, revision):
         return beside(policy, path, role, revision=revision)
     # it only scores tokens, so how its conversations are written does not matter
-    return load_causal(path, dtype=dtype, device=config.device, template="plain", revision=revision)
+    return load_causal(
+        path, dtype=dtype, device=config.device, template="plain", revision=revision, precision=config.precision
+    )
 
 
 def changing(*models: Any) -> list[Changing]:

@@ -14,6 +14,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from transformers import AutoModelForCausalLM
 from maieutic.backends.local.budget import Budget, in_parts
 from maieutic.backends.local.check import forward_for
 from maieutic.backends.local.critic import Critic
-from maieutic.backends.local.evaluate import Forward
+from maieutic.backends.local.evaluate import Forward, PackedForward, PaddedForward
 from maieutic.backends.local.natural import kept_policy, twice_differentiable
 from maieutic.backends.local.optimiser import Optimiser, Updater, hidden_matrices
 from maieutic.backends.local.products import unchanged
@@ -43,6 +44,10 @@ from maieutic.types import Batch, Outputs
 
 #: What the names of a critic's weights begin with.
 CRITIC = "critic."
+
+#: Products in which sampler and learner may differ by more than a loss should pass over, and by how much (mean
+#: over tokens, nats).
+COARSE, FAR = (torch.bfloat16, torch.float16), 0.02
 
 log = logging.getLogger("maieutic.backends.local")
 
@@ -196,6 +201,8 @@ class LocalLearner:
         Raises `DataError` when no token was chosen, `NumericalError` after more than `max_skips` skips in a row.
         """
         metrics = self.accumulate(batch, loss, needs=needs)
+        if isinstance(self.forward, PackedForward | PaddedForward) and self.forward.numbers in COARSE:
+            _say_if_far(metrics["policy/sampler_mismatch_nats"])
         with phase("optimiser"):
             return {**metrics, **self._update()}
 
@@ -356,6 +363,21 @@ class Tally:
         """Means over chosen tokens, or over pairs; `loss` is the weighted sum that was minimised."""
         means = {name: value / max(1, self.counts[name]) for name, value in self.sums.items()}
         return {"loss": self.loss, **means, "policy/sampler_mismatch_max": self.widest}
+
+
+@cache
+def _warn_once() -> None:
+    log.warning(
+        "log-probs of sampler and learner differ by more than %s nats a token (policy/sampler_mismatch_nats): "
+        "by rounding to bfloat16, or because the policy has moved since. Take a loss with a correction, such as "
+        "corrected(clipped_surrogate(), truncated(2.0)), or precision = 'float32'",
+        FAR,
+    )
+
+
+def _say_if_far(mismatch: float) -> None:
+    if mismatch > FAR:
+        _warn_once()
 
 
 def _read_weights(model: CausalModel, folder: Path) -> None:

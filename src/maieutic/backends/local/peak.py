@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import torch
 
-#: Rows and sides of the product whose rate is called the peak.
-PEAK_ROWS, PEAK_SIDE = 1024, 1024
+#: Rows and sides of the product whose rate is called the peak; and on a GPU, which a smaller one does not fill.
+PEAK_ROWS, PEAK_SIDE, ON_GPU = 1024, 1024, 8192
 
 #: Bytes that are copied to measure the memory: far more than a processor's caches hold.
 COPIED = 1 << 28
@@ -37,8 +37,10 @@ def matrix_rate(
             f"matrix_rate: got a product of [{rows}, {inner}] and [{inner}, {columns}] for {seconds} seconds; expected "
             "sizes of at least 1 and seconds above 0"
         )
-    left = torch.ones(rows, inner, dtype=dtype, device=device)
-    right = torch.ones(columns, inner, dtype=dtype, device=device)  # as a linear layer keeps its weight
+    # As a linear layer keeps its weight. A GPU is slower on random numbers than on ones: they take more power.
+    fill = torch.ones if torch.device(device).type == "cpu" else torch.randn
+    left = fill(rows, inner, dtype=dtype, device=device)
+    right = fill(columns, inner, dtype=dtype, device=device)
     operations = 2.0 * rows * inner * columns
     repeats = max(1, int(5e7 / operations))  # so that one timing is far longer than the clock's grain
 
@@ -51,7 +53,8 @@ def matrix_rate(
 
 def peak(*, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu", seconds: float = 0.2) -> float:
     """Floating-point operations a second of a large matrix product, with the threads that torch uses now."""
-    return matrix_rate(PEAK_ROWS, PEAK_SIDE, PEAK_SIDE, dtype=dtype, device=device, seconds=seconds)
+    rows, side = (PEAK_ROWS, PEAK_SIDE) if torch.device(device).type == "cpu" else (ON_GPU, ON_GPU)
+    return matrix_rate(rows, side, side, dtype=dtype, device=device, seconds=seconds)
 
 
 def bandwidth(*, device: str | torch.device = "cpu", seconds: float = 0.2) -> float:

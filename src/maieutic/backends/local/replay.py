@@ -77,14 +77,14 @@ class Stepper:
     `plainly` says why steps are not replayed (empty: they are).
     """
 
-    def __init__(self, body: Body, store: Store, device: torch.device) -> None:
+    def __init__(self, body: Body, store: Store, device: torch.device, plainly: str = "") -> None:
         self.body = body
         self.store = store
         self.device = device
         self.live = LiveRows.of(max(1, store.slots), device)
         self.graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
         self.place = self._where()
-        self.plainly = "" if device.type == "cuda" else "there is no CUDA device"
+        self.plainly = plainly if device.type == "cuda" else "there is no CUDA device"
         self.pool: Any = None
 
     def load(self, rows: NDArray[np.void]) -> None:
@@ -192,6 +192,7 @@ class ReplayedDecoder(SlotDecoder):
     """Decoding on coarse copies of the weights, in steps that need not be asked for one by one.
 
     prefill_tokens   tokens of prompts that are run at once.
+    plainly          why the latest steps were not replayed (empty: they were); `captured` graphs there were.
     Keys and values stay, with what was captured over them, from one batch of rows to the next where they are a small
     part of the device's memory; else an update has it.
     """
@@ -202,6 +203,7 @@ class ReplayedDecoder(SlotDecoder):
         self.prefill_tokens = prefill_tokens
         self.steps: Stepper | None = None
         self.room: int | None = None
+        self.plainly, self.captured = "", 0
 
     def begin(self) -> None:
         """See `Decoder`: copies of the weights are made anew."""
@@ -210,18 +212,20 @@ class ReplayedDecoder(SlotDecoder):
 
     def end(self) -> None:
         """See `Decoder`."""
+        self._note()
         if self.device.type != "cuda" or self._held() > KEPT * torch.cuda.mem_get_info(self.device)[1]:
             self.clear()
 
     def clear(self) -> None:
         """See `Decoder`."""
         super().clear()
+        self._note()
         self.steps = None
 
     def stepper(self) -> Stepper | None:
         """See `Decoder`."""
         if self.steps is None and self.store.layers:
-            self.steps = Stepper(self.body, self._own_store(), self.device)
+            self.steps = Stepper(self.body, self._own_store(), self.device, self.plainly)
         return self.steps
 
     def admit(self, admissions: Sequence[Admission], columns: int, used: int) -> Tensor:
@@ -246,6 +250,10 @@ class ReplayedDecoder(SlotDecoder):
 
     def _head(self, hidden: Tensor) -> Tensor:
         return self.body.logits(hidden)
+
+    def _note(self) -> None:
+        if self.steps is not None:
+            self.plainly, self.captured = self.steps.plainly, len(self.steps.graphs)
 
     def _own_store(self) -> Store:
         assert isinstance(self.store, Store), "made by the constructor"
