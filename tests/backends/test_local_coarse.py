@@ -120,7 +120,7 @@ def test_ratios_are_taken_to_the_policy_that_sampled(tiny: Load):
 @BYTES
 def test_a_loss_that_takes_rows_for_its_own_is_refused(tiny: Load):
     policy = LocalBackend(sampling_precision="int8").policy(tiny("qwen2"), Optimiser())
-    with pytest.raises(ConfigError, match="in coarser numbers.*sampling_precision = 'same'"):
+    with pytest.raises(ConfigError, match=r"in coarser numbers.*sampling_precision = 'same'"):
         next(train(source_of(policy), policy, reinforce(), steps=1))
 
 

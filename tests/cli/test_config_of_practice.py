@@ -9,8 +9,9 @@ import pytest
 from maieutic.backends.toy import ToyChat, ToySums, toy_policy
 from maieutic.config import StageConfig, parse_config
 from maieutic.errors import ConfigError
-from maieutic.run.build import make_source, make_stage_algorithm
+from maieutic.run.build import describe, make_source, make_stage_algorithm
 from maieutic.run.rewards import make_reward
+from maieutic.run.tasksets import Tasksets
 from maieutic.types import Finish, Rollout, Task
 
 TASKS = ToySums()
@@ -118,3 +119,13 @@ def test_what_bends_the_sampling_distribution_is_refused_in_training(key):
     """A21: penalties on logits and structured decoding make another policy behave than the one that learns."""
     with pytest.raises(ConfigError, match=f"unknown key 'stages.0.{key}'"):
         config_of(**{key: 1.1})
+
+
+def test_sampling_in_bytes_asks_for_a_ratio():
+    told = {"sampling_precision": "int8", "model": {"small": {}}, "tasks": {"train": {"taskset": "arithmetic"}}}
+    asked = {"tasks": "train", "steps": 1}
+    config = parse_config({**told, "stages": [{"algorithm": "grpo", **asked}]})
+    assert "sampled in int8: from a coarser policy than is learned" in describe(config, Tasksets(config))
+    config = parse_config({**told, "stages": [{"algorithm": "reinforce", **asked}]})
+    with pytest.raises(ConfigError, match="in coarser numbers: from another policy"):
+        describe(config, Tasksets(config))

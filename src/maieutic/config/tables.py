@@ -328,6 +328,9 @@ class Config(Strict):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of products: float32 on a CPU, bfloat16 on a GPU that has it; weights stay float32"
     )
+    sampling_precision: Literal["same", "bfloat16", "int8"] = Field(
+        "same", description="on a CPU, coarser numbers to sample in; ratios are then taken to the policy that sampled"
+    )
     max_rows: int = Field(512, ge=1, description="rollouts sampled side by side")
     micro_batch_tokens: int = Field(16384, ge=64)
     gradient_checkpointing: bool = Field(False, description="a third more arithmetic in updates, for much less memory")

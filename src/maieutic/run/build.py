@@ -56,6 +56,7 @@ def make_backend(config: Config) -> LocalBackend:
         max_rows=config.max_rows,
         micro_batch_tokens=config.micro_batch_tokens,
         gradient_checkpointing=config.gradient_checkpointing,
+        sampling_precision=config.sampling_precision,
     )
 
 
@@ -116,6 +117,7 @@ def load_model(config: Config, source: str) -> CausalModel:
         device=config.device,
         template=config.model.template,
         revision=config.model.revision if source == config.model.path else None,
+        precision=config.precision,
     )
 
 
@@ -275,7 +277,12 @@ def _kind(algorithm: Algorithm) -> str:
 
 
 def describe(config: Config, tasksets: Tasksets) -> str:
-    """What a run of this config would do, in words, for `--dry-run`."""
+    """What a run of this config would do, in words, for `--dry-run`.
+
+    Raises ConfigError for an algorithm that takes a coarser policy's rows for its own.
+    """
+    from maieutic.annotate import check_stale
+
     lines = []
     for stage in config.stages:
         algorithm, taskset = make_stage_algorithm(stage), tasksets[stage.tasks]
@@ -293,6 +300,9 @@ def describe(config: Config, tasksets: Tasksets) -> str:
         lines += [f"  {line}" for line in describe_frozen(stage, algorithm)]
         if stage.overlap:
             lines.append("  sampled one step ahead, in a process of its own: rollouts are one update old")
+        if config.sampling_precision != "same" and algorithm.samples:
+            check_stale(algorithm)
+            lines.append(f"  sampled in {config.sampling_precision}: from a coarser policy than is learned")
         if stage.validation is not None:
             spec = stage.validation
             lines.append(f"  validated on {spec.tasks} ({len(tasksets[spec.tasks]):,} tasks) every {spec.every} steps")
