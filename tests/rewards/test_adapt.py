@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,11 @@ def rollouts(*texts: str) -> list[Rollout]:
     return made
 
 
-def load(where: str, **settings: Any) -> PlainReward:
+@functools.cache
+def load(where: str) -> PlainReward:
+    """Loaded once: each has a process of its own, which ends with this one."""
     file, _, name = where.partition(":")
-    made = load_reward(f"{USERS / file}.py:{name}", budget=FailureBudget(1.0), **settings)
+    made = load_reward(f"{USERS / file}.py:{name}", budget=FailureBudget(1.0))
     assert isinstance(made, PlainReward)
     return made
 
@@ -91,14 +94,12 @@ def test_it_runs_as_it_was_written(
     where: str, family: str, conversational: bool, texts: list[str], expected: list[float | None]
 ) -> None:
     made = load(where)
-    try:
-        assert (made.form.family.name, made.form.conversational) == (family, conversational)
-        judged = judge(made, *texts)
-        assert rewards(judged) == pytest.approx(expected)
-        assert {each.ending for each in judged} == {Ending.SCORED}, [each.detail for each in judged]
-        assert made.budget.calls == (1 if made.form.family.group else len(texts))
-    finally:
-        made.close()
+    before = made.budget.calls
+    assert (made.form.family.name, made.form.conversational) == (family, conversational)
+    judged = judge(made, *texts)
+    assert rewards(judged) == pytest.approx(expected)
+    assert {each.ending for each in judged} == {Ending.SCORED}, [each.detail for each in judged]
+    assert made.budget.calls - before == (1 if made.form.family.group else len(texts))
 
 
 def test_every_family_has_three() -> None:

@@ -93,16 +93,14 @@ def test_a_scorer_that_raises_makes_no_verdict_of_right() -> None:
     assert "no score" in verdict.why or "scored 0" in verdict.why
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"), [("dataset", 1.0), ("score", 1.0), ("leg_counting", 1.0), ("half_for_format", 1.0)]
-)
-def test_users_have_their_data_set_at_hand(name: str, expected: float) -> None:
+@pytest.mark.parametrize("name", ["dataset", "score", "half_for_format"])
+def test_users_have_their_data_set_at_hand(name: str) -> None:
     made = load_reward(f"{USERS / 'gym_rewards.py'}:{name}")
     assert isinstance(made, PlainReward)
     assert made.form.family.name == "reasoning-gym"
     task = Task("t", (Message("user", "2 + 2?"),), "4")
     (score,) = asyncio.run(made(task, rollouts("I think <answer>4</answer>")))
-    assert score.reward == expected
+    assert score.reward == 1.0
     made.close()
 
 

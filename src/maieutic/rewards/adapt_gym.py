@@ -34,7 +34,7 @@ class GymVerifier:
     def __init__(self, name: str, options: Mapping[str, Any] | None = None, timeout_seconds: float = 10.0) -> None:
         self.name = name
         self.options = json.dumps(dict(options or {}), sort_keys=True)
-        self._worker = Worker(Target("score_entry", module=__name__), timeout_seconds=timeout_seconds)
+        self.timeout_seconds = timeout_seconds
 
     def __call__(self, task: Task, text: str) -> Verdict:
         value, why = self.score(task, text)
@@ -44,11 +44,17 @@ class GymVerifier:
     def score(self, task: Task, text: str) -> tuple[float | None, str]:
         """The data set's score of the answer in the text, and what is to be said of it."""
         asked = for_gym(task, Attempt(text))
-        outcome = self._worker.call(self.name, self.options, asked["answer"], asked["entry"])
+        outcome = _scorer(self.timeout_seconds).call(self.name, self.options, asked["answer"], asked["entry"])
         if outcome.ended is not Ended.RETURNED:
             last = outcome.detail.strip().rpartition("\n")[2]
             return None, f"no score ({outcome.ended.value}: {last})"
         return float(outcome.value), f"scored {outcome.value:g}; expected {task.answer}"
+
+
+@functools.lru_cache(maxsize=4)
+def _scorer(timeout_seconds: float) -> Worker:
+    """One process for all data sets: importing reasoning-gym takes seconds."""
+    return Worker(Target("score_entry", module=__name__), timeout_seconds=timeout_seconds)
 
 
 @functools.lru_cache(maxsize=8)

@@ -4,7 +4,6 @@ import reasoning_gym
 
 dataset = reasoning_gym.create_dataset("chain_sum", size=10, seed=42)
 score = dataset.score_answer
-leg_counting = reasoning_gym.get_score_answer_fn("leg_counting")
 
 
 def half_for_format(answer, entry):
