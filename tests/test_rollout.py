@@ -254,3 +254,41 @@ def test_a_reward_of_ones_own_that_breaks_its_word_stops_the_run(reward, said):
     roller = Roller(ToySampler(ToyModel(2, 2)), chat, broken, max_completion_length=2)
     with pytest.raises(RewardError, match=said):
         run_async(roller.group(Task("t", (Message("user", "a"),)), 2, visit=0))
+
+
+def rewards_of(*given):
+    """A reward that gives these, one rollout after the other."""
+    left = list(given)
+
+    async def judge(task, rollouts):
+        return [Score(left.pop(0)) for _ in rollouts]
+
+    return judge
+
+
+def two_first(*rewards):
+    """A group of four at most, of which two are written before the others."""
+    keeps = select.informative().keeps
+    sampler = ToySampler(ToyModel(len(CHAT.words), 12))
+    roller = Roller(
+        sampler, CHAT, rewards_of(*rewards), max_completion_length=6, first=2, decided=lambda group: not keeps(group)
+    )
+    return asyncio.run(roller.group(TASK, 4, 0))
+
+
+def test_a_group_whose_first_rewards_are_alike_stays_at_these():
+    group = two_first(1.0, 1.0)
+    assert group.rewards == (1.0, 1.0)
+    assert [r.sibling for r in group.rollouts] == [0, 1]
+
+
+def test_a_group_whose_first_rewards_differ_is_written_to_its_end():
+    group = two_first(1.0, 0.0, 1.0, 1.0)
+    assert group.rewards == (1.0, 0.0, 1.0, 1.0)
+    assert [r.sibling for r in group.rollouts] == [0, 1, 2, 3]
+    assert len({r.tokens for r in group.rollouts}) == 4  # the second two are not the first two again
+
+
+def test_the_first_of_a_group_are_the_same_whether_others_follow():
+    short, long = two_first(1.0, 1.0), two_first(1.0, 0.0, 1.0, 1.0)
+    assert [r.tokens for r in short.rollouts] == [r.tokens for r in long.rollouts[:2]]

@@ -8,7 +8,7 @@ with ERROR, have no reward, and are counted. Letters: `G` siblings of a group.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from maieutic.clock import beside
@@ -25,6 +25,9 @@ class Roller:
 
     `seed` and a visit's number seed the sampling, so the same visit of the same run gives the same group, whatever
     else is sampled beside it.
+
+    With `first`, so many rollouts of a task are written and judged before the others, and where `decided` says of them
+    that the task's outcome is known, it stays at these: the group has fewer.
     """
 
     sampler: Sampler
@@ -34,27 +37,39 @@ class Roller:
     temperature: float = 1.0
     tool: Tool | None = None
     seed: int | str = 0
+    first: int | None = None
+    decided: Callable[[Group], bool] | None = None
 
     async def group(self, task: Task, n: int, visit: int) -> Group:
         """`n` rollouts of one task and their scores; the group's id is `visit`."""
+        if self.first is None or self.decided is None or self.first >= n:
+            return await self._written(task, range(n), visit, f"{self.seed}/{visit}/{task.id}")
+        some = await self._written(task, range(self.first), visit, f"{self.seed}/{visit}/{task.id}")
+        if self.decided(some):
+            return some
+        more = await self._written(task, range(self.first, n), visit, f"{self.seed}/{visit}/{task.id}/more")
+        return Group(task, some.rollouts + more.rollouts, some.scores + more.scores, id=visit)
+
+    async def _written(self, task: Task, siblings: range, visit: int, key: str) -> Group:
         prompt = self.chat.prompt(task.prompt)
         interject, ids = interjection(self.chat, self.tool)
         sampling = Sampling(
             max_tokens=self.max_completion_length,
             temperature=self.temperature,
             stop_ids=self.chat.stop_ids,
-            key=f"{self.seed}/{visit}/{task.id}",
+            key=key,
             interject=interject,
             interject_ids=ids,
         )
         try:
-            completions = await self.sampler.sample(prompt, sampling, n)
+            completions = await self.sampler.sample(prompt, sampling, len(siblings))
         except PromptTooLong as error:
             at = self.temperature or 1.0
-            rollouts = tuple(_failed(task, prompt, at, sibling, str(error)) for sibling in range(n))
+            rollouts = tuple(_failed(task, prompt, at, sibling, str(error)) for sibling in siblings)
             return Group(task, rollouts, tuple(Score(None, note=str(error)) for _ in rollouts), id=visit)
         rollouts = tuple(
-            self._rollout(task, prompt, completion, sibling) for sibling, completion in enumerate(completions)
+            self._rollout(task, prompt, completion, sibling)
+            for sibling, completion in zip(siblings, completions, strict=True)
         )
         with beside("reward"):
             scores = await judge_group(self.reward, task, rollouts)

@@ -129,3 +129,24 @@ def test_sampling_in_bytes_asks_for_a_ratio():
     config = parse_config({**told, "stages": [{"algorithm": "reinforce", **asked}]})
     with pytest.raises(ConfigError, match="in coarser numbers: from another policy"):
         describe(config, Tasksets(config))
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ({"algorithm": "grpo", "early_stop": 2}, r"early_stop = 2, and grpo learns from every group.*dapo"),
+        ({"algorithm": "dapo", "early_stop": 8}, "expected fewer than num_generations = 8"),
+        ({"algorithm": "sft", "early_stop": 2}, "early_stop"),
+    ],
+)
+def test_an_early_stop_that_does_nothing_is_refused(stage, said):
+    with pytest.raises(ConfigError, match=said):
+        make_stage_algorithm(stage_of(**stage))
+
+
+def test_an_early_stop_reaches_the_roller():
+    stage = stage_of(algorithm="dapo", early_stop=3)
+    policy = toy_policy(ToyChat(TASKS.vocabulary), length=3)
+    source = make_source(config_of(), stage, make_stage_algorithm(stage), TASKS, policy)
+    assert source.roller.first == 3
+    assert source.roller.decided is not None

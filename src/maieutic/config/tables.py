@@ -254,6 +254,9 @@ class StageConfig(Strict):
     max_completion_length: int = Field(256, ge=1)
     temperature: float = Field(1.0, gt=0)
     max_refill: int = Field(4, ge=0, description="rounds of drawing again for groups that carry no signal")
+    early_stop: int | None = Field(
+        None, ge=2, description="rollouts of a task that decide whether the others are written (dynamic sampling)"
+    )
     curriculum: CurriculumConfig | None = Field(None, description="pass over tasks that are too easy or too hard")
     overlap: bool = Field(False, description="a second process samples the next step's rollouts during the update")
     rewards: dict[str, float] = Field(

@@ -35,6 +35,7 @@ SAMPLING_KEYS = (
     "max_completion_length",
     "temperature",
     "max_refill",
+    "early_stop",
     "curriculum",
     "overlap",
     "rewards",
@@ -160,6 +161,7 @@ def make_stage_algorithm(stage: StageConfig) -> Algorithm:
             )
     if stage.overlap:
         check_stale(algorithm)
+    _check_early_stop(stage, algorithm)
     _check_critic(stage, algorithm)
     _check_optimiser(stage, algorithm)
     check_rounds(stage, algorithm)
@@ -167,6 +169,21 @@ def make_stage_algorithm(stage: StageConfig) -> Algorithm:
     if stage.validation is not None:
         check_metric(stage.validation)
     return algorithm
+
+
+def _check_early_stop(stage: StageConfig, algorithm: Algorithm) -> None:
+    if stage.early_stop is None:
+        return
+    if algorithm.select.keeps is None:
+        raise ConfigError(
+            f"stage {stage.name!r}: got early_stop = {stage.early_stop}, and {algorithm.name} learns from every group, "
+            "also of equal rewards. Leave it out, or choose an algorithm that draws again for these (dapo)"
+        )
+    if stage.early_stop >= stage.num_generations:
+        raise ConfigError(
+            f"stage {stage.name!r}: got early_stop = {stage.early_stop}; expected fewer than num_generations = "
+            f"{stage.num_generations}: so many are written before it is known whether the others are"
+        )
 
 
 def _check_optimiser(stage: StageConfig, algorithm: Algorithm) -> None:
@@ -244,6 +261,7 @@ def make_source(config: Config, stage: StageConfig, algorithm: Algorithm, taskse
 
     if not algorithm.samples:
         return shown()
+    keeps = algorithm.select.keeps
     roller = Roller(
         policy.sampler,
         policy.chat,
@@ -252,6 +270,8 @@ def make_source(config: Config, stage: StageConfig, algorithm: Algorithm, taskse
         temperature=stage.temperature,
         tool=taskset.tool,
         seed=seed,
+        first=stage.early_stop,
+        decided=None if keeps is None else lambda group: not keeps(group),
     )
     source = Sampled(
         taskset,
@@ -259,7 +279,7 @@ def make_source(config: Config, stage: StageConfig, algorithm: Algorithm, taskse
         prompts=stage.prompts,
         num_generations=stage.num_generations,
         seed=seed,
-        until=algorithm.select.keeps,
+        until=keeps,
         max_refill=stage.max_refill,
         curriculum=None if stage.curriculum is None else Curriculum(**stage.curriculum.model_dump()),
     )
