@@ -1,4 +1,4 @@
-"""Everything in `abuses.py` is stopped, as root, as an ordinary user and without namespaces; and the trainer goes on."""
+"""Everything in `abuses.py` is stopped, as root, as an ordinary user, without namespaces; and the trainer goes on."""
 
 from __future__ import annotations
 

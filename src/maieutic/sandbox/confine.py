@@ -31,7 +31,7 @@ def limit(limits: Mapping[str, int], base_bytes: int, own_count: bool) -> None:
         resource.RLIMIT_STACK: 8 << 20,
     }
     if own_count:  # where a limit would count other processes of the same user, address space limits threads
-        wanted[resource.RLIMIT_NPROC] = limits["threads"] + 3  # and the zygote with its minder
+        wanted[resource.RLIMIT_NPROC] = limits["threads"] + 4  # and the zygote with those who mind it
     for which, value in wanted.items():
         hard = resource.getrlimit(which)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)

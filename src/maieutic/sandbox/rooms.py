@@ -53,9 +53,10 @@ def enter(folders: Sequence[str], closed: Sequence[str], without: frozenset[str]
     direct = os.geteuid() == 0 and _can_unshare()
     if os.geteuid() == 0:
         rooms.user = _user_for_programs()
-        rooms.attempt("user", lambda: f"programs run as user {rooms.user}")
-        rooms.own_count = rooms.user != _NOBODY
-        if not direct:  # root in name only, as in many containers: go on as an ordinary user does
+        if rooms.user is not None:
+            rooms.layers["user"] = (True, f"programs run as user {rooms.user}")
+            rooms.own_count = rooms.user != _NOBODY
+        if not direct and rooms.user is not None:  # as in many containers: go on as an ordinary user does
             _become(rooms.user)
             rooms.user = None
     if not direct and "namespaces" not in without:
@@ -101,10 +102,15 @@ def _can_unshare() -> bool:
     return _in_a_child(lambda: kernel.unshare(kernel.CLONE_NEWNS))
 
 
-def _user_for_programs() -> int:
-    """A user whom nobody else is, so that limits count and signals reach only this sandbox; else nobody."""
+def _user_for_programs() -> int | None:
+    """A user whom nobody else is, so that limits count and signals reach only this sandbox; else nobody.
+
+    None for a root in name only, who can become nobody else.
+    """
     wanted = _OWN_USERS + os.getpid() % (1 << 22)
-    return wanted if _in_a_child(lambda: os.setresuid(wanted, wanted, wanted)) else _NOBODY
+    if _in_a_child(lambda: _become(wanted)):
+        return wanted
+    return _NOBODY if _in_a_child(lambda: _become(_NOBODY)) else None
 
 
 def _become(user: int) -> None:

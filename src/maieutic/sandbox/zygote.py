@@ -115,7 +115,6 @@ def _prepare(without: frozenset[str]) -> Boundary:
     for name in _PRELOADED:
         with contextlib.suppress(ImportError):  # a Python that was built without it
             importlib.import_module(name)
-    random.seed(0)  # every program begins with the same numbers
     folders, closed = _folders()
     with open("/proc/self/statm", encoding="ascii") as file:
         base_bytes = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -212,6 +211,7 @@ def _become_program(boundary: Boundary, limits: dict[str, int], files: list[int]
     try:
         _take_files(files, None if boundary.rules is None else boundary.rules.number)
         boundary.confine(limits)
+        random.seed(0)  # every program begins with the same numbers, so that its verdict is the same every time
         first = program.read_request()
         if first is None:
             os._exit(0)
@@ -243,7 +243,7 @@ def _take_files(files: list[int], kept: int | None) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Be the zygote. Arguments: the number of the control socket, the folder of this package, what to leave out."""
+    """Be the zygote. Arguments: the control socket, this package's folder, what to leave out, "wrapped" or ""."""
     number, source, without = int(arguments[0]), arguments[1], frozenset(arguments[2].split(",")) - {""}
     control = socket.socket(fileno=number)
     os.environ.clear()
@@ -252,6 +252,7 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         boundary = _prepare(without)
+        boundary.rooms.own_count |= arguments[3] == "wrapped"  # bubblewrap has made a user namespace
     except OSError as error:
         control.send(json.dumps({"failed": str(error)}).encode())
         return

@@ -95,7 +95,7 @@ class PassesTests:
         program = last_block(text)
         if program is None:
             return self._verdict(0.0, None, "no Python block", timed_out=False)
-        tests = tests_of_task(task)
+        tests = counting_tests(task)
         with shared(self.sandboxes).lend() as sandbox:
             parts = _whole(task, program)
             report = examine(sandbox, parts, tests, self.limits, stop_at_failure=self.all_or_nothing)
@@ -134,9 +134,9 @@ def _whole(task: Task, program: str) -> list[str]:
     return [task.meta["setup"], program] if head else [program]
 
 
-def tests_of_task(task: Task) -> list[Test]:
-    """The tests that count for a task, as `maieutic.sandbox.examine` takes them."""
-    return [test for each in task.meta["tests"] for test in _tests(each, task.meta, task.id)]
+def counting_tests(task: Task, where: str = "") -> list[Test]:
+    """The tests that count for a task, as `maieutic.sandbox.examine` takes them; `where` it is, for errors."""
+    return [test for each in task.meta["tests"] for test in _tests(each, task.meta, where or task.id)]
 
 
 def _tests(each: Any, meta: Mapping[str, Any], where: str) -> list[Test]:
@@ -202,7 +202,7 @@ def _task(row: Mapping[str, Any], where: str, name: str, index: int, examples: i
         solution or f"a program that passes {len(made['tests'])} tests",
         made,
     )
-    if not tests_of_task(task):
+    if not counting_tests(task, where):
         raise DataError(f"{where}: its tests test nothing; expected at least one that calls the program")
     return task
 
