@@ -154,6 +154,11 @@ def test_several_threads_run_programs_side_by_side():
         pool.close()
 
 
+def test_a_pool_has_at_least_one():
+    with pytest.raises(ConfigError, match="count = 0"):
+        Sandboxes(0)
+
+
 def test_run_needs_nothing_but_a_program():
     assert run("print(input()[::-1])", stdin="stressed").stdout == "desserts\n"
 

@@ -98,7 +98,8 @@ class Sandboxes:
     def __init__(
         self, count: int | None = None, *, without: frozenset[str] = frozenset(), python: str | None = None
     ) -> None:
-        count = len(os.sched_getaffinity(0)) if count is None and hasattr(os, "sched_getaffinity") else count or 1
+        if count is None:
+            count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if count < 1:
             raise ConfigError(f"Sandboxes: got count = {count}; expected at least one")
         self._free = [Sandbox(without, python) for _ in range(count)]
