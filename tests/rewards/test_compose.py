@@ -90,7 +90,7 @@ def test_parts_of_parts_and_step_rewards_are_kept() -> None:
 def test_an_unscorable_part_makes_the_whole_unscorable() -> None:
     parts = {"x": fixed(Score(1.0, correct=True)), "y": fixed(Score(None, note="no judge"))}
     for order in (parts, dict(reversed(parts.items()))):
-        (score,) = judged(weighted(order, {"x": 1.0, "y": 0.0}), rollout(""))
+        (score,) = judged(weighted(order, {"x": 1.0, "y": 0.5}), rollout(""))
         assert (score.reward, score.correct, score.parts, score.note) == (None, True, {"x": 1.0}, "y: no judge")
 
 

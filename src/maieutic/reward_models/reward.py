@@ -56,6 +56,7 @@ class ModelReward:
     aggregate   of a process model: min, prod, last, mean, max.
     normalise   none, centre, standard, rank: over the scores of a group.
     delimiter   what steps end in (None: what the model was trained with).
+    device, dtype   where it runs, and in which precision.
     kind, good, bad, mark, template   of a folder that does not say it; see `load_reward_model`.
 
     Raises ConfigError at once for a combination that means nothing, ModelError where there is no such model.
@@ -64,7 +65,7 @@ class ModelReward:
     def __init__(
         self, where: str, *, per_step: str | None = None, aggregate: str = "min", normalise: str = "none",
         delimiter: str | None = None, kind: str | None = None, good: str | None = None, bad: str | None = None,
-        mark: str | None = None, template: str = "auto", device: str = "cpu",
+        mark: str | None = None, template: str = "auto", device: str = "cpu", dtype: str = "float32",
     ) -> None:  # fmt: skip
         if per_step is not None and per_step not in AT_STEPS:
             raise UnknownName("form of step rewards", per_step, AT_STEPS)
@@ -82,7 +83,8 @@ class ModelReward:
         self.source = where.removeprefix(PREFIX)
         find_model(self.source)
         self.per_step, self.aggregate, self.normalise, self.delimiter = per_step, aggregate, normalise, delimiter
-        self.told = {"kind": kind, "good": good, "bad": bad, "mark": mark, "template": template, "device": device}
+        self.told = {"kind": kind, "good": good, "bad": bad, "mark": mark, "template": template}
+        self.told |= {"device": device, "dtype": dtype}
         self.gives_steps = per_step is not None
         self._lock = threading.Lock()
 
