@@ -97,7 +97,7 @@ class SeparateCritic:
         head = head_for(self.model.module, self.hidden)
         if within:
             return OwnAdapter(self.model, head, self.learning_rate)
-        return OwnTrunk(self.model.module, head, self.learning_rate)
+        return OwnTrunk(self.model.module, head, self.learning_rate, self.model.precision)
 
 
 class JoinedCritic(Protocol):
@@ -147,17 +147,18 @@ class SharedTrunk(nn.Module):
 class OwnTrunk(nn.Module):
     """A backbone of its own, run as fast as its architecture allows, and a head on its states; see `JoinedCritic`."""
 
-    def __init__(self, module: nn.Module, head: Head, learning_rate: float | None) -> None:
+    def __init__(self, module: nn.Module, head: Head, learning_rate: float | None, precision: str = "auto") -> None:
         super().__init__()
         self.module = without_dropout(module).eval()
         self.head = head
         self.learning_rate = learning_rate
-        self.own_forward = forward_for(module)
+        self.precision = precision
+        self.own_forward = forward_for(module, precision=precision)
         freeze_language_head(module)
 
     def recompute(self) -> None:
         """See `JoinedCritic`."""
-        self.own_forward = forward_for(self.module, recompute=True)
+        self.own_forward = forward_for(self.module, recompute=True, precision=self.precision)
 
     def values(self, forward: Forward, batch: Batch) -> Tensor:  # noqa: ARG002 - the policy is not run
         """From its own states."""

@@ -225,7 +225,8 @@ def _difference(
     for each, dtype in ((fast, numbers), (plain, torch.float32)):
         learn = device.type == "cuda"  # FlexAttention has no gradients on a CPU
         given = [x.to(dtype).detach().requires_grad_(learn) for x in (query, key, value)]
-        read = each.attend(0, given[0], given[1], given[2], heads[2] ** -0.5)
+        with torch.enable_grad():  # whoever asks may be a scorer, which takes none
+            read = each.attend(0, given[0], given[1], given[2], heads[2] ** -0.5)
         if learn:
             read.backward(slope.to(dtype))
         found.append([read.detach().float(), *(x.grad.float() for x in given if x.grad is not None)])

@@ -15,7 +15,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -101,11 +101,12 @@ class Stepper:
         """Begin `steps` steps (at most `STEPS`) of the first `rows` slots, which will then reach `reach` columns."""
         covered = min(rows_bucket(rows), self.store.slots)
         columns = min(columns_bucket(reach), self.store.columns)
-        run = self._runner(covered, columns)
-        self.live.cursor.zero_()
-        for _ in range(steps):
-            run()
-        return self._bring(steps, rows)
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+            run = self._runner(covered, columns)
+            self.live.cursor.zero_()
+            for _ in range(steps):
+                run()
+            return self._bring(steps, rows)
 
     def _runner(self, rows: int, columns: int) -> Callable[[], object]:
         step = partial(decode_step, self.body, self.store, self.live, rows, columns)
