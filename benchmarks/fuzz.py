@@ -41,8 +41,8 @@ from maieutic.rewards.shaping import SHAPING
 from maieutic.tasks.verify import AnswerAfterMarker, NumberAfterMarker, ProgramValue
 from maieutic.types import Finish, Group, Rollout, Score, Task, Verdict
 
-#: Seconds of processor time of a call; seconds that a LaTeX comparison has, and after which it must have ended, the start
-#: of its process included (60 s at most, twice).
+#: Seconds of processor time of a call; seconds that a LaTeX comparison has, and after which it must have ended, the
+#: start of its process included (60 s at most, twice).
 LIMIT, LATEX, ENDED = 0.5, 1.0, 150.0
 
 #: Texts between two writings of the progress; characters of a text that become tokens of its rollout.
