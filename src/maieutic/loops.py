@@ -61,8 +61,17 @@ class LoopThread:
             return self._loop
 
     def close(self) -> None:
-        """End the loop's thread; what is going on there is dropped. `run` would start another one."""
+        """End the loop's thread; what is going on there is cancelled. `run` would start another one."""
         with self._lock:
             loop, self._loop = self._loop, None
-        if loop is not None:
-            loop.call_soon_threadsafe(loop.stop)
+        if loop is not None and self._process == os.getpid():
+            asyncio.run_coroutine_threadsafe(_cancel_and_stop(loop), loop)
+
+
+async def _cancel_and_stop(loop: asyncio.AbstractEventLoop) -> None:
+    going = asyncio.all_tasks(loop) - {asyncio.current_task()}
+    for task in going:
+        task.cancel()
+    if going:
+        await asyncio.wait(going, timeout=5.0)  # connections are closed on the way, and callers told
+    loop.stop()

@@ -82,10 +82,32 @@ def test_connections_outlive_the_callers_loop(server):
     assert [ask(endpoint).answered for _ in range(3)] == [True] * 3  # three loops, one after the other
 
 
+def test_closing_ends_what_is_under_way_and_the_next_question_starts_anew(server):
+    server.behaviours = [server.hangs, says("again")]
+    endpoint = server.endpoint()
+
+    async def closed_meanwhile():
+        asked = asyncio.ensure_future(endpoint.chat(HELLO))
+        while not server.bodies:
+            await asyncio.sleep(0.01)
+        endpoint.close()
+        await asked
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(closed_meanwhile())
+    assert ask(endpoint).text == "again"
+
+
+def test_half_a_character_in_an_answer_becomes_a_mark(server):
+    server.behaviours = [says("smile \ud83d")]
+    assert ask(server.endpoint()).text == "smile ?"
+
+
 FAILURES = {
     "500": (status(500), Outcome.SERVER_ERROR, "HTTP 500"),
     "429": (status(429), Outcome.BUSY, "HTTP 429"),
     "half an answer": (half_of_it, Outcome.HALF, ""),
+    "JSON without an end": (status(200, "[" * 200_000), Outcome.HALF, "breaks off"),
     "half of its JSON": (broken_json, Outcome.HALF, "breaks off"),
     "closed": (closes, Outcome.HALF, ""),
 }
@@ -244,6 +266,9 @@ def test_the_key_goes_into_one_header_and_nowhere_else(server, caplog):
     [
         ("127.0.0.1:8000", {}, "expected one such as http://127.0.0.1:8000/v1"),
         ("ftp://host/v1", {}, "expected one such as"),
+        ("http://[::1/v1", {}, "expected one such as"),
+        ("http://my host/v1", {}, "expected one such as"),
+        ("http://host:port/v1", {}, "expected one such as"),
         ("http://me:secret@host/v1", {}, "a name or password in it"),
         ("http://host/v1?key=1", {}, "expected one such as"),
         ("http://host/v1", {"api_key_env": "MAIEUTIC_NOT_SET"}, "MAIEUTIC_NOT_SET is not set"),

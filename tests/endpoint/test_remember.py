@@ -136,6 +136,14 @@ def test_a_file_that_is_no_memory_is_refused(tmp_path):
         ask(Remembered(counting(), tmp_path / "notes.txt" / "a.db"))
 
 
+def test_a_file_that_breaks_while_it_is_used_is_named(tmp_path):
+    remembered = Remembered(counting(), tmp_path / "a.db")
+    ask(remembered)
+    remembered.answers._open().execute("DROP TABLE answers")
+    with pytest.raises(DataError, match=r"a\.db: cannot be used"):
+        ask(remembered)
+
+
 def test_a_disk_that_is_full_costs_the_memory_and_not_the_answer(tmp_path, caplog):
     """A file may have no more pages: SQLite then says what it says of a full disk."""
     remembered = Remembered(counting(), tmp_path / "a.db")

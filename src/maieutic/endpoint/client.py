@@ -207,7 +207,7 @@ class Endpoint:
             return Reply(Outcome.NOT_UNDERSTOOD, note=note), None
         try:
             data = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return Reply(Outcome.HALF, note=f"its JSON breaks off or is none ({error}): {_excerpt(content)}"), None
         try:
             return replace(read(data), bill=tokens_of(data)), None
@@ -264,9 +264,14 @@ def _excerpt(content: bytes) -> str:
 
 
 def _checked(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        shown = url if "@" not in url else f"{parts.scheme}://…"
+    http = http_library()
+    try:
+        parts = urlsplit(url)
+        good = bool(http.URL(url).host) and parts.scheme in ("http", "https") and not (parts.query or parts.fragment)
+    except (ValueError, http.InvalidURL):
+        good = False
+    if not good or any(character.isspace() for character in url):
+        shown = url if "@" not in url else "…"
         raise ConfigError(f"endpoint: got url {shown!r}; expected one such as http://127.0.0.1:8000/v1")
     if parts.username or parts.password:
         raise ConfigError(

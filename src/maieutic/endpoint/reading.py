@@ -44,6 +44,7 @@ def read_completion(data: Any, with_logprobs: bool) -> Reply:
 def _finished(choice: Mapping[str, Any], text: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Reply:
     outcome = _FINISH.get(str(choice.get("finish_reason")), Outcome.ANSWERED)
     note = "" if outcome is Outcome.ANSWERED else f"finish_reason {choice.get('finish_reason')!r}"
+    text = text.encode("utf-8", "replace").decode()  # JSON may hold half a character, which no file takes
     return Reply(outcome, "" if outcome is Outcome.REFUSED else text, note, logprobs)
 
 

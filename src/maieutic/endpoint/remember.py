@@ -19,7 +19,8 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Answers:
 
     def look(self, key: str) -> Reply | None:
         """The answer, if it is there; its use is counted."""
-        with self._lock:
+        with self._lock, self._explained():
             row = self._read(key)
             if row is not None:
                 self._write("UPDATE answers SET hits = hits + 1 WHERE key = ?", (key,))
@@ -60,7 +61,7 @@ class Answers:
 
     def keep(self, key: str, reply: Reply) -> Reply:
         """Write an answer down. What is there already wins, and is returned."""
-        with self._lock:
+        with self._lock, self._explained():
             kept = self._write(
                 "INSERT OR IGNORE INTO answers (key, outcome, text, note, made) VALUES (?, ?, ?, ?, ?)",
                 (key, reply.outcome.value, reply.text, reply.note, time.time()),
@@ -70,7 +71,7 @@ class Answers:
 
     def counts(self) -> tuple[int, int]:
         """How many answers are there, and how often they were used again."""
-        with self._lock:
+        with self._lock, self._explained():
             row = self._open().execute("SELECT COUNT(*), COALESCE(SUM(hits), 0) FROM answers").fetchone()
         return int(row[0]), int(row[1])
 
@@ -80,6 +81,16 @@ class Answers:
             connection, self._connection = self._connection, None
             if connection is not None and self._process == os.getpid():
                 connection.close()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            raise DataError(
+                f"{self.path}: cannot be used as a memory of answers ({error}); expected a file that is written here "
+                "only, on a disk that can be written to. Remedy: give another path, or delete the file"
+            ) from error
 
     def _read(self, key: str) -> Reply | None:
         row = self._open().execute("SELECT outcome, text, note FROM answers WHERE key = ?", (key,)).fetchone()
@@ -99,18 +110,12 @@ class Answers:
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None or self._process != os.getpid():
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                made = sqlite3.connect(self.path, timeout=30.0, check_same_thread=False)
-                made.execute("PRAGMA journal_mode = WAL")
-                made.execute("PRAGMA synchronous = NORMAL")  # survives a kill; a power cut may take the last answers
-                made.execute(_TABLE)
-                made.execute("SELECT outcome, text, note, hits FROM answers LIMIT 1")
-            except (OSError, sqlite3.Error) as error:
-                raise DataError(
-                    f"{self.path}: cannot be used as a memory of answers ({error}); expected a file that is written "
-                    "here only, on a disk that can be written to. Remedy: give another path, or delete the file"
-                ) from error
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            made = sqlite3.connect(self.path, timeout=30.0, check_same_thread=False)
+            made.execute("PRAGMA journal_mode = WAL")
+            made.execute("PRAGMA synchronous = NORMAL")  # survives a kill; a power cut may take the last answers
+            made.execute(_TABLE)
+            made.execute("SELECT outcome, text, note, hits FROM answers LIMIT 1")
             self._connection, self._process = made, os.getpid()
         return self._connection
 
