@@ -402,12 +402,12 @@ def late_reward(chat: ToyChat, fine: float) -> Reward:
     return judge
 
 
-def blame(step: Step) -> tuple[float, float]:
+def blame(step: Step) -> tuple[float | None, float | None]:
     """(advantage of repeated words − of the others in the same rollout, in deviations of all; the share of all credit,
-    in absolute numbers, that the deciding word has)."""
+    in absolute numbers, that the deciding word has). None where the rollouts were all alike and got no credit."""
     batch = step.batch
     if batch is None:
-        return 0.0, 0.0
+        return None, None
     spread = float(batch.advantages[batch.mask].std())
     apart, share = [], []
     for example, given in zip(step.examples, batch.advantages):
@@ -420,7 +420,7 @@ def blame(step: Step) -> tuple[float, float]:
         if again.any():
             apart.append(float(given[again].mean() - given[chosen & ~again].mean()))
     mean = statistics.fmean
-    return (mean(apart) / spread if apart and spread else 0.0), (mean(share) if share else 0.0)
+    return (mean(apart) / spread if apart and spread else None), (mean(share) if share else None)
 
 
 def late_study(arm: str, seed: int, *, steps: int, length: int = 500, fine: float = 0.02) -> dict[str, Any]:
@@ -449,11 +449,13 @@ def late_study(arm: str, seed: int, *, steps: int, length: int = 500, fine: floa
         every = [repeats(r) for g in step.groups for r in g.rollouts]
         said = sum(map(sum, every)) / sum(g.rollouts[0].completion_length * len(g.rollouts) for g in step.groups)
         curve.append((step.index, step.metrics["reward/correct"], said, *blame(step)))
-    last = curve[-5:]
     names = ("success", "repetition", "blame", "deciding")
-    return {name: statistics.fmean(point[i + 1] for point in last) for i, name in enumerate(names)} | {
-        "before": dict(zip(names, curve[0][1:])), "curve": curve,
-    }  # fmt: skip
+    known = {  # what is reached at the end; where credit goes, over the second half of the run
+        name: [p[i + 1] for p in curve[(-5 if i < 2 else len(curve) // 2) :] if p[i + 1] is not None]
+        for i, name in enumerate(names)
+    }
+    reached = {name: statistics.fmean(values) if values else None for name, values in known.items()}
+    return {**reached, "before": dict(zip(names, curve[0][1:])), "curve": curve}
 
 
 #: Study → its arms.

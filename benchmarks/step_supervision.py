@@ -42,11 +42,11 @@ Cell = tuple[str, Callable[[], Any]]
 def cells(only: Sequence[str], seeds: Sequence[int], quick: bool, done: Mapping[str, Any]) -> Iterator[Cell]:
     """Name and work of each run, in order; those of b's table follow what its trial found."""
     if "a" in only:
-        size = {"steps": 20, "imitation": 40, "n": 8} if quick else {"steps": 60, "imitation": 40, "n": 32}
+        size = {"steps": 15, "imitation": 40, "n": 8} if quick else {"steps": 60, "imitation": 40, "n": 32}
         for arm in worlds.TRACE_ARMS:
             yield from ((f"a/{arm}/{seed}", partial(worlds.trace_study, arm, seed, **size)) for seed in seeds)
     if "c" in only:
-        size = {"steps": 60, "imitation": 20} if quick else {"steps": 200, "imitation": 20}
+        size = {"steps": 40, "imitation": 20} if quick else {"steps": 200, "imitation": 20}
         for arm in worlds.PADDING_ARMS:
             yield from ((f"c/{arm}/{seed}", partial(worlds.padding_study, arm, seed, **size)) for seed in seeds)
     if "b" in only:
@@ -120,7 +120,8 @@ def tables(only: Sequence[str], seeds: Sequence[int], quick: bool, done: Mapping
         for arm in worlds.LATE_ARMS:
             runs = of(done, "d", arm, seeds)
             shares = [mean([r[key] for r in runs]) for key in ("success", "repetition")]
-            rows.append([arm, *shares, mean([r["blame"] for r in runs], False), mean([r["deciding"] for r in runs])])
+            credit = ([r[key] for r in runs if r[key] is not None] for key in ("blame", "deciding"))
+            rows.append([arm, *shares, *(mean(c, p) if c else "–" for c, p in zip(credit, (False, True)))])
         head = (
             "",
             "right, %",
