@@ -22,6 +22,9 @@ from maieutic.types import Finish
 
 Ints = NDArray[np.int64]
 
+BLOCK = 64
+"""Tokens whose probabilities are summed up before they are cumulated: only within one block is each looked at."""
+
 
 @dataclass(eq=False)
 class Request:
@@ -239,12 +242,24 @@ def draw(logits: Tensor, temperatures: Tensor, uniform: Tensor) -> tuple[Tensor,
     scaled = logits.float()
     if bool((temperatures != 1).any()):
         scaled = scaled / torch.where(temperatures > 0, temperatures, 1.0)[:, None]
-    top, best = scaled.max(dim=-1, keepdim=True)
-    cumulated = (scaled - top).exp_().cumsum(-1)
-    total = cumulated[:, -1:]
-    # Rounding may take u * total up to total, beyond the last token; the number just below still falls to a token.
-    threshold = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    drawn = torch.searchsorted(cumulated, threshold, right=True).clamp_(max=logits.shape[-1] - 1)
+    top = scaled.amax(dim=-1, keepdim=True)
+    rows, vocabulary = scaled.shape
+    powers = scaled.new_zeros(rows, -(-vocabulary // BLOCK), BLOCK)
+    torch.exp(scaled - top, out=powers.view(rows, -1)[:, :vocabulary])
+    blocks = powers.sum(-1).cumsum(-1)
+    total = blocks[:, -1:]
+    threshold = torch.minimum(uniform[:, None] * total, _below(total))
+    block = torch.searchsorted(blocks, threshold, right=True).clamp_(max=blocks.shape[1] - 1)  # of what is no number
+    before = torch.where(block > 0, blocks.gather(-1, (block - 1).clamp_(min=0)), 0.0)
+    inside = powers.gather(1, block[..., None].expand(-1, -1, BLOCK))[:, 0].cumsum(-1).add_(before)
+    # Summed in another order, a block may end a little before where the next begins.
+    drawn = torch.searchsorted(inside, torch.minimum(threshold, _below(inside[:, -1:])), right=True)
+    drawn = (drawn + block * BLOCK).clamp_(max=vocabulary - 1)
     if bool((temperatures == 0).any()):
-        drawn = torch.where(temperatures[:, None] == 0, best, drawn)
+        drawn = torch.where(temperatures[:, None] == 0, scaled.argmax(dim=-1, keepdim=True), drawn)
     return drawn[:, 0], (scaled.gather(-1, drawn) - top - total.log())[:, 0]
+
+
+def _below(numbers: Tensor) -> Tensor:
+    """The next smaller ones: rounding may take a threshold up to the end, and the number just below still falls in."""
+    return torch.nextafter(numbers, torch.zeros_like(numbers))
