@@ -68,10 +68,10 @@ def read_tasks(path: Path) -> list[Task]:
 
 def set_up(given: argparse.Namespace) -> tuple[Sampled, Policy, Algorithm, Shape]:
     """All that the loop needs, and the shape of the model."""
-    model = load_causal(given.model, template="plain", dtype="float32", device=given.device)
+    model = load_causal(given.model, template="plain", dtype="float32", device=given.device, precision=given.precision)
     if given.full_length:  # nothing but its length ends a completion
         model.chat.stop_ids = frozenset()
-    backend = LocalBackend(device=given.device, threads=given.threads)
+    backend = LocalBackend(device=given.device, threads=given.threads, sampling_precision=given.sampling_precision)
     policy = backend.policy(model, Optimiser(learning_rate=given.learning_rate, betas=(0.9, 0.999)))
     roller = Roller(
         policy.sampler,
@@ -173,6 +173,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--precision", default="auto", help="of products; weights stay float32")
+    parser.add_argument("--sampling-precision", default="same")
     parser.add_argument("--full-length", action="store_true", help="never stop before the limit")
     return parser.parse_args(arguments)
 

@@ -15,6 +15,9 @@ minutes, and keeps them). `natural`: completions end where the model ends them, 
 on worked solutions of 14 to 130 tokens. `full`: only the limit of 128 tokens ends them. (TRL reports shorter ones even
 so: what follows an end of text is generated and computed, and then left out of its loss.)
 
+Both compute in float32; `--precision bfloat16` gives both bfloat16 products (ours keep float32 weights, TRL's weights are
+bfloat16 too), `--sampling-precision int8` lets ours sample in bytes besides. Either wants a processor that has them.
+
 `share_of_limit` is how long a step's operations take at the rates of the model's matrix products, measured in our
 process after its steps, as a share of what the step took: 1 would be a step of nothing but matrix products. On top of
 the JSON stand figures of the first batch that was run (16 x 8 of the small model): `ratio` (TRL's seconds over ours) of
@@ -22,8 +25,8 @@ both modes, and of full length `seconds`, `share_of_limit` and `peak_rss_ratio` 
 everything.
 
 The peer is a program of its own (`--peer`), run by a Python that has trl (`--trl-python`). It takes --model, --data,
---steps, --prompts, --generations, --micro, --max-completion, --temperature, --learning-rate, --threads, --seed, --cpu
-and --full-length, and prints one JSON line with seconds_per_step, cpu_seconds_per_step, mean_completion_tokens and
+--steps, --prompts, --generations, --micro, --max-completion, --temperature, --learning-rate, --threads, --seed, --dtype,
+--cpu and --full-length, and prints one JSON line with seconds_per_step, cpu_seconds_per_step, mean_completion_tokens and
 peak_rss_mib.
 """
 
@@ -191,10 +194,12 @@ def run_program(command: Sequence[str | Path], threads: int) -> Measured:
 def measure(case: Case, model: Path, problems: Path, peer: Peer | None, given: argparse.Namespace) -> Measured:
     """A case, with everything that its processes said."""
     told = settings(case, model, problems, given.threads, given.seed)
-    commands: dict[str, list[str | Path]] = {OURS: [sys.executable, "-m", "benchmarks._step_side", *told]}
+    own = ["--precision", given.precision, "--sampling-precision", given.sampling_precision]
+    commands: dict[str, list[str | Path]] = {OURS: [sys.executable, "-m", "benchmarks._step_side", *told, *own]}
     if peer is not None:
         micro = str(min(MICRO, case.prompts * case.generations))
-        commands[THEIRS] = [peer.python, peer.program, *told, "--micro", micro, "--cpu"]
+        numbers = ["--dtype", given.precision]
+        commands[THEIRS] = [peer.python, peer.program, *told, *numbers, "--micro", micro, "--cpu"]
 
     def program(name: str) -> Callable[[], Measured]:
         def run() -> Measured:
@@ -345,6 +350,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peer", type=Path, help="TRL's program (default: ../shared/bench/trl_grpo.py)")
     parser.add_argument("--trl-python", type=Path, help="the Python that runs it (default: .venv-trl/bin/python)")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of both programs")
+    parser.add_argument("--sampling-precision", choices=("same", "bfloat16", "int8"), default="same", help="of ours")
     parser.add_argument("--alone", action="store_true", help="measure maieutic by itself")
     parser.add_argument("--runs", type=Path, default=Path("runs/step"))
     parser.add_argument("--models", type=Path, help="where models are kept (default: RUNS/models)")
