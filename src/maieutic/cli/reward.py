@@ -9,12 +9,14 @@ from collections.abc import Callable
 
 import typer
 
+from maieutic.cli.reward_label import label_steps
 from maieutic.cli.reward_train import train_reward
 from maieutic.cli.reward_try import try_reward
 
 #: Command → what it does, in the order in which `maieutic reward --help` lists them.
 COMMANDS: dict[str, Callable[..., None]] = {
     "try": try_reward,
+    "label": label_steps,
     "train": train_reward,
 }
 
@@ -25,6 +27,10 @@ EXAMPLES: dict[str, list[str]] = {
         "maieutic reward try rewards.py:short questions.jsonl --completion 'The answer is 4.'",
         "maieutic reward try answer arithmetic --model runs/my --samples 4 --json -",
     ],
+    "label": [
+        "maieutic reward label runs/my arithmetic --limit 500 --delimiter ' ;' --out steps.jsonl",
+        "maieutic reward label models/sft gsm8k --search halving --hard --out steps.jsonl --resume",
+    ],
     "train": [
         "maieutic reward train --data runs/my --kind outcome --model runs/my --out models/orm",
         "maieutic reward train --data steps.jsonl --kind process --model models/sft --out models/prm",
@@ -34,7 +40,7 @@ EXAMPLES: dict[str, list[str]] = {
 
 reward = typer.Typer(
     name="reward",
-    help="Try rewards before a run trusts them; train reward models.",
+    help="Try rewards before a run trusts them; label steps; train reward models.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},

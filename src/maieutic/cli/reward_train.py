@@ -62,7 +62,7 @@ def train_reward(
     told = {key: value for key, value in given.items() if value is not None}
     rate = [] if learning_rate is None else [f"optimiser.learning_rate={learning_rate}"]
     read = _config(config, told, [*(overrides or []), *rate], out, resume)
-    with _interrupted() as stop:
+    with interrupted() as stop:
         summary = _carry_out(show, read, out, resume, stop)
     _say(show, out, summary)
     show.write_json(summary)
@@ -110,7 +110,7 @@ def _carry_out(
 
 
 @contextmanager
-def _interrupted() -> Iterator[threading.Event]:
+def interrupted() -> Iterator[threading.Event]:
     """The first Ctrl-C asks for a stop at the next step's end; the second one stops at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
