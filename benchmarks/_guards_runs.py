@@ -184,7 +184,7 @@ def honest(seeds: tuple[int, ...]) -> list[Trial]:
         ("rloo", ANSWER, {"algorithm": "rloo"}),
         ("rloo small", STRICT, {"algorithm": "rloo", "prompts": 4, "siblings": 4}),
         ("dapo", SHAPED, {"algorithm": "dapo"}),
-        ("dr_grpo fast", ANSWER, {"algorithm": "dr_grpo", "rate": 3e-3}),
+        ("dr_grpo", ANSWER, {"algorithm": "dr_grpo"}),
         ("ppo", ANSWER, {"algorithm": "ppo", "more": {"critic": {}}}),
         ("reinforce small", FORMED, {"algorithm": "reinforce", "prompts": 6, "siblings": 4}),
     ]
@@ -193,3 +193,8 @@ def honest(seeds: tuple[int, ...]) -> list[Trial]:
         for name, rewards, changes in kinds
         for seed in seeds
     ]
+
+
+def ruined(seeds: tuple[int, ...]) -> list[Trial]:
+    """An honest reward, and a learning rate that the policy does not survive: alarms are right here."""
+    return [Trial(f"ruined {seed}", ANSWER, seed, None, "dr_grpo", rate=3e-3, steps=HONEST_STEPS) for seed in seeds]

@@ -24,6 +24,7 @@ from maieutic.types import Group, Step
 
 if TYPE_CHECKING:
     from maieutic.protocols import Taskset
+    from maieutic.run.records import StoredRollout
     from maieutic.run.store import Store
     from maieutic.run.validation import Validation
 
@@ -158,23 +159,13 @@ class Guarding:
             said = {each: curve[stored.step] for each, curve in curves.items() if stored.step in curve}
             for alarm in self.guards.add(stored.step, said):
                 if alarm.guard not in known:
-                    self._raise(alarm, self._groups(stored.step))
+                    self._raise(alarm, stored_groups(self.store, name, stored.step))
 
     def _tell_validation(self, before: int) -> None:
         """What validations have measured after the step before this one."""
         known = [(step, share) for step, share in self.validation.values() if step < before and math.isfinite(share)]
         for step, share in known[-1:]:
             self.guards.note_validation(step, share, self.problems)
-
-    def _groups(self, step: int) -> list[Group]:
-        rows = self.store.rollouts(self.stage.name, step, limit=READ)
-        found: dict[int, list[Any]] = {}
-        for row in rows:
-            found.setdefault(row.group, []).append(row)
-        return [
-            Group(each[0].task, tuple(r.rollout for r in each), tuple(r.score for r in each), number)
-            for number, each in found.items()
-        ]
 
     def _raise(self, alarm: Alarm, groups: Sequence[Group]) -> None:
         shown = showing(alarm.guard, groups)
@@ -186,6 +177,17 @@ class Guarding:
             "guard %s, step %d of stage %r: %s. %s\n%s",
             alarm.guard, alarm.step, self.stage.name, alarm.text, f"Remedy: {alarm.remedy}.", "\n".join(lines),
         )  # fmt: skip
+
+
+def stored_groups(store: Store, stage: str, step: int) -> list[Group]:
+    """The groups of a step as they are stored."""
+    found: dict[int, list[StoredRollout]] = {}
+    for row in store.rollouts(stage, step, limit=READ):
+        found.setdefault(row.group, []).append(row)
+    return [
+        Group(each[0].task, tuple(r.rollout for r in each), tuple(r.score for r in each), number)
+        for number, each in found.items()
+    ]
 
 
 def _excerpt(text: str) -> str:
