@@ -175,6 +175,12 @@ def traces(policy: Policy, seed: str, n: int) -> dict[str, float]:
     return {"correct": len(right) / len(scores), "trace_error": len(bad) / max(1, len(right))}
 
 
+def wrong_share(step: Step) -> float:
+    """Of the right rollouts of a step those with a wrong step in them."""
+    right = [(g.task, r.text) for g in step.groups for r, s in zip(g.rollouts, g.scores) if s.correct]
+    return sum(min(checked(task, text)) < 0.5 for task, text in right) / max(1, len(right))
+
+
 def trace_study(arm: str, seed: int, *, steps: int, imitation: int, n: int) -> dict[str, Any]:
     """One arm from the start of its seed: shares before and after, and along the way."""
     policy = trace_start(seed, imitation)
@@ -188,11 +194,7 @@ def trace_study(arm: str, seed: int, *, steps: int, imitation: int, n: int) -> d
     for step in learn(
         policy, sums(), reward, algorithm, steps=steps, length=TRACE_LENGTH, prompts=27, rollouts=8, seed=seed
     ):
-        right = [s for g in step.groups for s in g.scores if s.correct]
-        wrong = sum(
-            min(checked(g.task, r.text)) < 0.5 for g in step.groups for r, s in zip(g.rollouts, g.scores) if s.correct
-        )
-        curve.append((step.index, step.metrics["reward/correct"], wrong / max(1, len(right))))
+        curve.append((step.index, step.metrics["reward/correct"], wrong_share(step)))
     return {"before": before, "after": traces(policy, f"{seed}/after", n), "curve": curve}
 
 

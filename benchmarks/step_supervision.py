@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from benchmarks import _step_worlds as worlds
+from benchmarks._step_judge import judge_study
 from benchmarks._step_pictures import Panel, draw, smoothed
 from benchmarks.svamp import machine
 from maieutic.core.intervals import t_interval
@@ -34,6 +35,13 @@ from maieutic.run.durable import write_text
 CHAINS, QUICK_CHAINS = (4, 8, 16, 32), (4, 8)
 #: Rates of the policy that every arm of b tries, on the two seeds of the trial, which are in no table.
 RATES, TRIAL_SEEDS, TRIAL_CHAIN = (1e-3, 3e-3, 1e-2), (101, 102), 16
+
+#: What is told of the trained judge of a.
+JUDGED = {
+    "caught": "right answers by wrong steps, texts that it has not seen: below .5 at the first wrong step, %",
+    "at_first_wrong": "P(right) that it gives a first wrong step",
+    "passed": "right answers without a wrong step: at least .5 at each step, %",
+}
 
 Runs = dict[str, Any]
 Cell = tuple[str, Callable[[], Any]]
@@ -45,6 +53,8 @@ def cells(only: Sequence[str], seeds: Sequence[int], quick: bool, done: Mapping[
         size = {"steps": 15, "imitation": 40, "n": 8} if quick else {"steps": 60, "imitation": 40, "n": 32}
         for arm in worlds.TRACE_ARMS:
             yield from ((f"a/{arm}/{seed}", partial(worlds.trace_study, arm, seed, **size)) for seed in seeds)
+        if not quick:
+            yield from ((f"a/judge/{seed}", partial(judge_study, seed, **size)) for seed in seeds)
     if "c" in only:
         size = {"steps": 40, "imitation": 20} if quick else {"steps": 200, "imitation": 20}
         for arm in worlds.PADDING_ARMS:
@@ -103,10 +113,15 @@ def tables(only: Sequence[str], seeds: Sequence[int], quick: bool, done: Mapping
         rows = []
         start = of(done, "a", "outcome", seeds)
         rows.append(["start", *(mean([r["before"][key] for r in start]) for key in ("correct", "trace_error"))])
-        for arm in worlds.TRACE_ARMS:
-            runs = of(done, "a", arm, seeds)
+        judges = of(done, "a", "judge", seeds)
+        learned = {arm: of(done, "a", arm, seeds) for arm in worlds.TRACE_ARMS}
+        learned |= {f"{way}, a trained judge": [r[way] for r in judges] for way in ("process", "both") if judges}
+        for arm, runs in learned.items():
             rows.append([arm, *(mean([r["after"][key] for r in runs]) for key in ("correct", "trace_error"))])
         parts.append("### a\n\n" + table(("", "right answers, %", "of these with a wrong step, %"), rows))
+        if judges:
+            seen = {key: mean([r[key] for r in judges], key != "at_first_wrong") for key in JUDGED}
+            parts.append("\n".join(f"* {JUDGED[key]}: {said}" for key, said in seen.items()))
     if "b" in only:
         parts.append("### b\n\n" + door_table(seeds, quick, done))
     if "c" in only:
