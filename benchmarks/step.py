@@ -15,7 +15,7 @@ minutes, and keeps them). `natural`: completions end where the model ends them, 
 on worked solutions of 14 to 130 tokens. `full`: only the limit of 128 tokens ends them. (TRL reports shorter ones even
 so: what follows an end of text is generated and computed, and then left out of its loss.)
 
-Both compute in float32; `--precision bfloat16` gives both bfloat16 products (ours keep float32 weights, TRL's weights are
+Both compute in float32; `--precision bfloat16` gives both bfloat16 products (ours keep float32 weights, TRL's are
 bfloat16 too), `--sampling-precision int8` lets ours sample in bytes besides. Either wants a processor that has them.
 
 `share_of_limit` is how long a step's operations take at the rates of the model's matrix products, measured in our
@@ -25,9 +25,9 @@ both modes, and of full length `seconds`, `share_of_limit` and `peak_rss_ratio` 
 everything.
 
 The peer is a program of its own (`--peer`), run by a Python that has trl (`--trl-python`). It takes --model, --data,
---steps, --prompts, --generations, --micro, --max-completion, --temperature, --learning-rate, --threads, --seed, --dtype,
---cpu and --full-length, and prints one JSON line with seconds_per_step, cpu_seconds_per_step, mean_completion_tokens and
-peak_rss_mib.
+--steps, --prompts, --generations, --micro, --max-completion, --temperature, --learning-rate, --threads, --seed,
+--dtype, --cpu and --full-length, and prints one JSON line with seconds_per_step, cpu_seconds_per_step,
+mean_completion_tokens and peak_rss_mib.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def quantised(weight: Tensor, bias: Tensor | None = None) -> Quantised:
 
 
 def _has_vnni() -> bool:
-    """Whether the processor adds up products of bytes in 32 bits; else they are kept to 7 bits, which cannot overflow."""
+    """Whether the processor adds up products of bytes in 32 bits; else they are kept to 7, which cannot overflow."""
     return bool(getattr(torch.cpu, "_is_vnni_supported", lambda: False)())
 
 

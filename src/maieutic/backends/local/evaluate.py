@@ -28,9 +28,9 @@ from maieutic.models.precision import computing, wide_head
 from maieutic.models.softmax import Scores, scores
 from maieutic.types import Batch, Outputs
 
-EASE = 2048
-"""Tokens that a CPU runs at once, where groups allow it. More gain nothing: products are at their full speed with a few
-hundred rows, and everything between them falls out of the caches (5 to 8 % of a step of models with 0.4 and 4 M)."""
+EASE = 1280
+"""Tokens that a CPU runs at once, where groups allow it. More gain little: products are at their full speed with a few
+hundred rows, everything between them falls out of the caches, and all that is kept for the gradient is memory."""
 
 HELD = 1 << 26
 """Logits that may be held for the backward pass (float32: 256 MB). More are made again in the backward pass."""

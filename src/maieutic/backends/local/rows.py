@@ -82,7 +82,7 @@ class Rows:
     def trim(self) -> None:
         """Forget the slots beyond the last live row."""
         alive = np.flatnonzero(self.alive)
-        self.used = int(alive[-1]) + 1 if len(alive) else 0
+        self.used = self._even(int(alive[-1]) + 1) if len(alive) else 0
 
     def free(self, at_most: int) -> list[int]:
         """Free slots below `at_most`, lowest first."""
@@ -194,7 +194,12 @@ class Rows:
             self.requests[target] = self.requests.pop(source)
             if source in self.queues:
                 self.queues[target] = self.queues.pop(source)
-        self.used = int(self.slots["alive"].sum())
+        self.used = self._even(int(self.slots["alive"].sum()))
+
+    def _even(self, rows: int) -> int:
+        """So many slots or a few more, dead ones: a processor compiles its products for every number of rows that
+        there is, and keeps that."""
+        return min(self.used, rows + -rows % (8 if rows <= 64 else 16))
 
     def _reserve(self, slots: int, tokens: int) -> None:
         before, columns = self.written.shape
