@@ -95,7 +95,8 @@ def group_normalized(eps: float = 1e-4, ddof: int = 1) -> Callable[[Batch], Batc
 
 
 def normalised(rewards: Tensor, groups: Tensor, eps: float, ddof: int) -> Tensor:
-    """(r − mean) / (std + eps) of each row's group, `[B]`; 0 where a group's rewards are all equal."""
+    """(r − mean) / (std + eps) of each row's group, `[B]` (DeepSeekMath, arXiv 2402.03300, §4.1.2); 0 where a group's
+    rewards are all equal."""
     difference, member, size = _centred(rewards, groups)
     squares = torch.zeros(int(member.max()) + 1, dtype=size.dtype, device=size.device)
     squares = squares.index_add(0, member, difference**2)[member]
