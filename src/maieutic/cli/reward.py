@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import typer
 
+from maieutic.cli.reward_audit import audit_reward
 from maieutic.cli.reward_label import label_steps
 from maieutic.cli.reward_train import train_reward
 from maieutic.cli.reward_try import try_reward
@@ -18,6 +19,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "try": try_reward,
     "label": label_steps,
     "train": train_reward,
+    "audit": audit_reward,
 }
 
 #: Command → what stands at the end of its help.
@@ -36,11 +38,16 @@ EXAMPLES: dict[str, list[str]] = {
         "maieutic reward train --data steps.jsonl --kind process --model models/sft --out models/prm",
         "maieutic reward train --data pairs.jsonl --kind pairs --model models/sft --out models/rm --set centre=0.01",
     ],
+    "audit": [
+        "maieutic reward audit models/prm --data held-out.jsonl --html prm.html",
+        "maieutic reward audit strict latex --run runs/my --export to-label.jsonl --size 200",
+        "maieutic reward audit strict latex --labels labelled.jsonl",
+    ],
 }
 
 reward = typer.Typer(
     name="reward",
-    help="Try rewards before a run trusts them; label steps; train reward models.",
+    help="Try rewards before a run trusts them; label steps; train and audit reward models.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},

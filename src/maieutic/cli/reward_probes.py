@@ -78,7 +78,9 @@ def _rollout(task: Task, text: str, sibling: int) -> Rollout:
     return Rollout(task.id, tokens, mask, (0.0,) * (n + 1), Finish.STOP, text, sibling=sibling)
 
 
-async def sampled(speaker: Any, tasks: Taskset, n: int, samples: int, temperature: float, length: int) -> list[Probe]:
+async def sampled(
+    speaker: Any, tasks: Taskset, n: int, samples: int, temperature: float, length: int, seed: str = "try"
+) -> list[Probe]:
     """What a model writes, a group a task."""
     from maieutic.rewards.adapt_trial import Probe
     from maieutic.rollout import Roller
@@ -87,6 +89,6 @@ async def sampled(speaker: Any, tasks: Taskset, n: int, samples: int, temperatur
     async def nothing(task: Task, rollouts: Sequence[Rollout]) -> list[Score]:
         return [Score(None, note=task.id) for _ in rollouts]
 
-    roller = Roller(speaker.sampler, speaker.chat, nothing, length, temperature, tasks.tool, seed="try")
+    roller = Roller(speaker.sampler, speaker.chat, nothing, length, temperature, tasks.tool, seed=seed)
     groups = await asyncio.gather(*(roller.group(tasks[i], samples, i) for i in range(min(n, len(tasks)))))
     return [Probe(group.task, group.rollouts, ("sampled",) * samples) for group in groups]

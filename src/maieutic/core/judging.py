@@ -4,6 +4,8 @@
     pair_accuracy  the same within a prompt, mean over prompts that have both: what choosing among n asks for
     bce, brier     of probabilities against labels: −z log p − (1 − z) log(1 − p); (p − z)²
     ece            Σ over bins of the share in the bin · |mean p − mean z|: are probabilities what they say?
+    calibration    the same as a table: of each bin how many, mean p, and the share that is right with its interval
+    error_rates    of a checker against people: false positives among what is wrong, false negatives among what is right
     first_error    the first step with p < ½ is the first one that is labelled wrong (arXiv 2412.06559, ProcessBench)
 
 Pure Python over lists: these are counts of a few thousand numbers.
@@ -13,7 +15,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
+from maieutic.core.intervals import Interval, wilson
 from maieutic.errors import DataError
 
 #: Probabilities are held this far from 0 and 1, where the logarithm of a wrong certainty would be infinite.
@@ -73,6 +77,43 @@ def expected_calibration_error(probabilities: Sequence[float], labels: Sequence[
         found.setdefault(min(bins - 1, int(p * bins)), []).append(i)
     apart = [abs(sum(probabilities[i] - labels[i] for i in at)) for at in found.values()]
     return sum(apart) / len(labels) if labels else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Probabilities from `low` to `high`: how many, their mean, and the mean of their labels with Wilson's interval."""
+
+    low: float
+    high: float
+    count: int
+    said: float
+    seen: Interval
+
+
+def calibration(probabilities: Sequence[float], labels: Sequence[float], bins: int = 10) -> list[Bin]:
+    """The table behind `expected_calibration_error`: bins of equal width, empty ones left out."""
+    _aligned(probabilities, labels)
+    found: dict[int, list[int]] = {}
+    for i, p in enumerate(probabilities):
+        if not 0 <= p <= 1:
+            raise DataError(f"got the probability {p:g}; expected 0 to 1")
+        found.setdefault(min(bins - 1, int(p * bins)), []).append(i)
+    return [
+        Bin(b / bins, (b + 1) / bins, len(at), sum(probabilities[i] for i in at) / len(at),
+            wilson(sum(labels[i] for i in at), len(at)))
+        for b, at in sorted(found.items())
+    ]  # fmt: skip
+
+
+def error_rates(said: Sequence[bool], truth: Sequence[bool]) -> dict[str, Interval | None]:
+    """`false_positive`: share of what is wrong that is accepted; `false_negative`: share of what is right that is not;
+    each with Wilson's interval, None where there is nothing to be wrong about."""
+    _aligned(said, truth)
+    found: dict[str, Interval | None] = {}
+    for name, side in (("false_positive", False), ("false_negative", True)):
+        asked = [answer is not side for answer, true in zip(said, truth) if true is side]
+        found[name] = wilson(sum(asked), len(asked)) if asked else None
+    return found
 
 
 def first_error(probabilities: Sequence[float], threshold: float = 0.5) -> int | None:

@@ -72,6 +72,18 @@ def groups_of(model: RewardModel, data: Sequence[Judged | Preference], at: str =
     return outcome_groups(model, judged, steps=at == "steps")
 
 
+def audited(model: RewardModel, places: Sequence[str]) -> list[Group]:
+    """Everything in files and folders of runs that a model of this kind can be asked of, nothing balanced or held out.
+
+    Raises DataError where there is nothing of the kind.
+    """
+    whole = {"cap": None, "balance": False, "holdout": 0.0, "delimiter": model.settings.delimiter}
+    config = RewardTrainConfig.model_validate(
+        {"kind": model.kind, "model": model.source, "data": list(places), **whole}
+    )
+    return groups_of(model, gather(config).learned)
+
+
 def algorithm_of(config: RewardTrainConfig, data: Data) -> Algorithm:
     """The algorithm; of pairs with margins where the data have some."""
     margins = any(isinstance(each, Preference) and each.margin is not None for each in data.learned)
