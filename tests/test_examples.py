@@ -40,7 +40,7 @@ def run(*arguments: str, verb: str = "train") -> dict:
 
 
 def test_every_example_is_run_here():
-    # own_algorithm.py is run by tests/algorithms/test_own_algorithm.py, judge.toml by tests/endpoint/test_judges_page.py
+    # own_algorithm.py is run by algorithms/test_own_algorithm.py, judge.toml by endpoint/test_judges_page.py
     here = Path(__file__).read_text()
     assert not [p.name for p in EXAMPLES.iterdir() if p.suffix in (".py", ".toml") and p.name not in here]
 

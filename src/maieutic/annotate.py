@@ -268,7 +268,7 @@ def check_stale(algorithm: Algorithm) -> None:
     if "advantages" in reads and "old_logprobs" not in reads:
         raise ConfigError(
             f"{algorithm.name} takes every row for the present policy's ({algorithm.loss} has no ratio), and got a "
-            "source that samples ahead, or in coarser numbers: from another policy. Give it a correction where it takes "
-            'one (rloo: options = { correction = "token_truncate" }), choose an algorithm with a ratio (grpo, '
+            "source that samples ahead, or in coarser numbers: from another policy. Give it a correction where it "
+            'takes one (rloo: options = { correction = "token_truncate" }), choose an algorithm with a ratio (grpo, '
             "reinforce_plus_plus), or sample from the policy itself (overlap = false, sampling_precision = 'same')"
         )
