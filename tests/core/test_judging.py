@@ -4,10 +4,13 @@ import math
 
 import pytest
 
+from maieutic.core.intervals import wilson
 from maieutic.core.judging import (
     auc,
     bce,
     brier,
+    calibration,
+    error_rates,
     expected_calibration_error,
     first_error,
     first_error_accuracy,
@@ -34,6 +37,25 @@ def test_cross_entropy_brier_and_calibration_by_hand():
     assert brier([0.5, 0.25], [1, 0]) == pytest.approx((0.25 + 0.0625) / 2)
     # bin [.8, .9): p = .85, .85, one right of two: |1.7 − 1| = .7;  bin [.1, .2): |.1 − 0| = .1;  / 3
     assert expected_calibration_error([0.85, 0.85, 0.1], [1, 0, 0]) == pytest.approx(0.8 / 3)
+
+
+def test_the_table_of_calibration_is_what_its_error_sums():
+    said, labels = [0.85, 0.85, 0.1, 1.0], [1, 0, 0, 1]
+    low, high, top = calibration(said, labels)
+    assert (low.low, low.high, low.count, low.said, low.seen.value) == (0.1, 0.2, 1, 0.1, 0.0)
+    assert (high.count, high.said, high.seen) == (2, 0.85, wilson(1, 2))
+    assert (top.low, top.high, top.count) == (0.9, 1.0, 1)  # 1 belongs to the last bin
+    error = sum(each.count * abs(each.said - each.seen.value) for each in (low, high, top)) / 4
+    assert error == pytest.approx(expected_calibration_error(said, labels))
+    with pytest.raises(DataError, match=r"probability 1\.2"):
+        calibration([1.2], [1])
+
+
+def test_a_checkers_errors_are_shares_of_what_is_wrong_and_of_what_is_right():
+    """Accepted: 3 of 4 right ones, 1 of 2 wrong ones."""
+    found = error_rates([True, True, True, False, True, False], [True, True, True, True, False, False])
+    assert found == {"false_positive": wilson(1, 2), "false_negative": wilson(1, 4)}
+    assert error_rates([True], [True])["false_positive"] is None
 
 
 def test_the_first_error_is_found_or_not():

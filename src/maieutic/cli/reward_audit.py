@@ -24,39 +24,49 @@ if TYPE_CHECKING:
 SHOWN = 60
 
 
+What = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="WHAT…",
+        help="A reward model's folder; or one or two checkers: strict, flexible, latex, number, answer (the taskset's "
+        "own), FILE.py:NAME.",
+        autocompletion=complete.rewards,
+    ),
+]
+Data = Annotated[
+    list[str] | None, typer.Option("--data", metavar="FILE", help="Judged data for a reward model; or a run.")
+]
+Page = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="A page with the calibration curve.")]
+Run = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Check what this run has written.")]
+File = Annotated[
+    Path | None, typer.Option("--file", metavar="FILE", help="Check completions: rows with prompt, answer, completion.")
+]
+Model = Annotated[str | None, typer.Option("--model", metavar="MODEL", help="Check fresh samples of this model.")]
+Task = Annotated[str | None, typer.Option("--task", metavar="TASK", help="The taskset, for `answer` and for --model.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the taskset.")]
+Labels = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Rows labelled by hand: the rates of errors come from them.")
+]
+Export = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write a random sample of completions to be labelled by hand.")
+]
+
+
 def audit_reward(
     context: typer.Context,
-    what: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="WHAT…",
-            help="A reward model's folder; or one or two checkers: strict, flexible, latex, number, answer (the "
-            "taskset's own), FILE.py:NAME.",
-            autocompletion=complete.rewards,
-        ),
-    ],
-    data: Annotated[
-        list[str] | None, typer.Option("--data", metavar="FILE", help="Judged data for a reward model; or a run.")
-    ] = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="A page with the calibration curve.")] = None,
-    run: Annotated[Path | None, typer.Option(metavar="DIR", help="Check what this run has written.")] = None,
-    file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Check completions: rows with prompt, answer, completion.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Check fresh samples of this model.")] = None,
-    task: Annotated[str | None, typer.Option(metavar="TASK", help="The taskset, for `answer` and for --model.")] = None,
-    options: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the taskset.")
-    ] = None,
+    what: What,
+    data: Data = None,
+    html: Page = None,
+    run: Run = None,
+    file: File = None,
+    model: Model = None,
+    task: Task = None,
+    options: Settings = None,
     n: Annotated[int, typer.Option("--n", "-n", min=1, metavar="N", help="Tasks for the model.")] = 50,
     samples: Annotated[int, typer.Option(min=1, metavar="N", help="Completions of each task by the model.")] = 4,
     max_completion_length: Length = None,
-    labels: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Rows labelled by hand: the rates of errors come from them.")
-    ] = None,
-    export: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a random sample of completions to be labelled by hand.")
-    ] = None,
+    labels: Labels = None,
+    export: Export = None,
     size: Annotated[int, typer.Option(min=1, metavar="N", help="Completions of --export.")] = 100,
     shown: Annotated[int, typer.Option(min=0, metavar="N", help="Disagreements to show; --json has all.")] = 20,
     seed: Annotated[int, typer.Option(metavar="N", help="Seeds samples and --export.")] = 0,

@@ -18,28 +18,34 @@ from maieutic.errors import ConfigError, UnknownName
 AFTER = {"wrong": 0.0, "none": None}
 
 
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where the labels go (JSON lines).")]
+Search = Annotated[
+    str, typer.Option(metavar="HOW", help="all steps; first: until the first error; halving: bisection for it.")
+]
+After = Annotated[
+    str, typer.Option(metavar="LABEL", help="Of steps behind the first error that were not asked: wrong or none.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="An option of the taskset. The split is train unless set."),
+]
+
+
 def label_steps(
     context: typer.Context,
     model: ModelName,
     task: TaskName,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the labels go (JSON lines).")] = None,
+    out: Out = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="The first so many tasks only.")] = None,
     samples: Annotated[int, typer.Option(min=1, metavar="N", help="Solutions of each task.")] = 4,
     continuations: Annotated[int, typer.Option(min=1, metavar="N", help="From the end of each step.")] = 8,
-    search: Annotated[
-        str, typer.Option(metavar="HOW", help="all steps; first: until the first error; halving: bisection for it.")
-    ] = "all",
-    after: Annotated[
-        str, typer.Option(metavar="LABEL", help="Of steps behind the first error that were not asked: wrong or none.")
-    ] = "wrong",
+    search: Search = "all",
+    after: After = "wrong",
     hard: Annotated[bool, typer.Option("--hard", help="Labels are 1 where any continuation is right.")] = False,
     delimiter: Annotated[str, typer.Option(metavar="TEXT", help="What steps end in; \\n is a line break.")] = "\\n",
     temperature: Annotated[float, typer.Option(metavar="T", help="Of solutions and continuations.")] = 1.0,
     max_completion_length: Length = None,
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="An option of the taskset. The split is train unless set."),
-    ] = None,
+    options: Settings = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seeds everything that is drawn.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in the file.")] = False,
     template: Template = None,
@@ -54,15 +60,7 @@ def label_steps(
     whether there is any; the last step has the verdict. Both are written; --hard says which are to be learned.
     """
     show = screen(context, json, quiet)
-    if out is None:
-        raise ConfigError("got no --out; expected the file to which the labels go, for example steps.jsonl")
-    writable(out, "--out")
-    if after not in AFTER:
-        raise UnknownName("label behind the first error", after, AFTER)
-    from maieutic.reward_models.labelling import SEARCHES
-
-    if search not in SEARCHES:
-        raise UnknownName("search for the first error", search, SEARCHES)
+    out = _checked(out, search, after)
     given = settings(options or [])
     tasks = taskset(task, given, split="train")
     size = len(tasks) if limit is None else min(limit, len(tasks))
@@ -85,6 +83,20 @@ def label_steps(
     found = _carry_out(show, labeller, out, how, tasks=size, hard=hard, resume=resume)
     _say(show, found, cut)
     show.write_json({**found, "settings": how})
+
+
+def _checked(out: Path | None, search: str, after: str) -> Path:
+    """The file, before anything slow is begun."""
+    from maieutic.reward_models.labelling import SEARCHES
+
+    if out is None:
+        raise ConfigError("got no --out; expected the file to which the labels go, for example steps.jsonl")
+    writable(out, "--out")
+    if after not in AFTER:
+        raise UnknownName("label behind the first error", after, AFTER)
+    if search not in SEARCHES:
+        raise UnknownName("search for the first error", search, SEARCHES)
+    return out
 
 
 def _carry_out(show: Screen, labeller: Any, out: Path, how: Mapping[str, Any], **settings: Any) -> dict[str, Any]:
