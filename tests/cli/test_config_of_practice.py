@@ -150,3 +150,10 @@ def test_an_early_stop_reaches_the_roller():
     source = make_source(config_of(), stage, make_stage_algorithm(stage), TASKS, policy)
     assert source.roller.first == 3
     assert source.roller.decided is not None
+
+
+def test_rows_are_spared_only_where_their_gradient_is_none():
+    assert make_stage_algorithm(stage_of(spare_rows=True)).name == "grpo"
+    for asked in ({"options": {"beta": 0.1}}, {"algorithm": "sft"}, {"algorithm": "trpo"}):
+        with pytest.raises(ConfigError, match="spare_rows"):
+            make_stage_algorithm(stage_of(spare_rows=True, **asked))

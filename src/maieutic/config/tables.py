@@ -279,6 +279,7 @@ class StageConfig(Strict):
     restart_from: str = Field("stage", description="what rounds begin with: the stage's model, start, or a path")
     demonstrations: str | None = Field(None, description="tasks whose solutions are learned beside what is found")
     hint: str | None = Field(None, description="a text with {question} and {answer}, for tasks that failed")
+    spare_rows: bool = Field(False, description="rows without advantage stay out of updates: the same gradient, sooner")
     checkpoint_every: int = Field(20, ge=1, description="steps")
     validation: ValidationConfig | None = None
     guards: dict[str, GuardConfig] | None = Field(None, description="name → what it does, over those of the run")

@@ -162,6 +162,7 @@ def make_stage_algorithm(stage: StageConfig) -> Algorithm:
     if stage.overlap:
         check_stale(algorithm)
     _check_early_stop(stage, algorithm)
+    _check_spare_rows(stage, algorithm)
     _check_critic(stage, algorithm)
     _check_optimiser(stage, algorithm)
     check_rounds(stage, algorithm)
@@ -183,6 +184,16 @@ def _check_early_stop(stage: StageConfig, algorithm: Algorithm) -> None:
         raise ConfigError(
             f"stage {stage.name!r}: got early_stop = {stage.early_stop}; expected fewer than num_generations = "
             f"{stage.num_generations}: so many are written before it is known whether the others are"
+        )
+
+
+def _check_spare_rows(stage: StageConfig, algorithm: Algorithm) -> None:
+    from maieutic.core.sparing import is_silent
+
+    if stage.spare_rows and not (algorithm.samples and algorithm.update.uses_optimiser and is_silent(algorithm.loss)):
+        raise ConfigError(
+            f"stage {stage.name!r}: got spare_rows = true, and {algorithm.name} learns from rows without an advantage "
+            f"too (its loss: {algorithm.loss}). Leave it out, or take a loss that is 0 there (grpo with beta = 0)"
         )
 
 

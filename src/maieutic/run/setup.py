@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from maieutic.ahead import Ahead, spent_beside
 from maieutic.config import Config, StageConfig
 from maieutic.core.cost import Meter, Metered, step_cost
+from maieutic.core.sparing import Sparing
 from maieutic.environments.conditioned import Conditioned, asked_with, write_inference
 from maieutic.protocols import Policy, Scorer, Source, Teacher
 from maieutic.run.asking import as_asked
@@ -49,6 +50,8 @@ class Setup:
     """Of a policy that is to be asked with labels from here on; they go with its weights."""
     old_logprobs: str = "learner"
     """Who fills that column; see `train`."""
+    spare_rows: bool = False
+    """Whether rows without an advantage are left out of updates; see `maieutic.core.sparing`."""
 
     def train(self, steps: int, start: int) -> Iterator[Step]:
         """The loop over steps `start … steps − 1`, each with its cost among its metrics."""
@@ -57,7 +60,8 @@ class Setup:
         def metered(model: Any, parameters: int) -> Any:
             return None if model is None else Metered(model, parameters, meter)
 
-        policy = replace(self.policy, learner=metered(self.policy.learner, self.parameters))
+        learner = metered(self.policy.learner, self.parameters)
+        policy = replace(self.policy, learner=Sparing(learner) if self.spare_rows else learner)
         reference = metered(self.reference, self.reference_parameters)
         teacher = metered(self.teacher, self.teacher_parameters)
         models: dict[str, Any] = {"reference": reference, "teacher": teacher, "old_logprobs": self.old_logprobs}
@@ -137,5 +141,5 @@ def set_up(
         give_demonstrations(algorithm, tasksets[stage.demonstrations], policy)
     labels = algorithm.select.labels or asked
     own, of_reference = parameters_of(loaded), parameters_of(getattr(reference, "model", loaded))
-    beside = (own, of_reference, teacher_parameters, labels, stage.old_logprobs)
+    beside = (own, of_reference, teacher_parameters, labels, stage.old_logprobs, stage.spare_rows)
     return Setup(algorithm, policy, source, reference, teacher, *beside)
