@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from maieutic.backends.local.check import why_not
 from maieutic.backends.local.judging import quick
 from maieutic.clock import listening, phase
 from maieutic.errors import ConfigError, DataError, ModelError
@@ -76,6 +77,7 @@ def test_transformers_reads_a_sequence_classifier_and_says_the_same(architecture
     assert again.kind == kind
     assert again.steps(PROMPTS, COMPLETIONS, ENDS) == model.steps(PROMPTS, COMPLETIONS, ENDS)
     assert near(quick(again).steps(PROMPTS, COMPLETIONS, ENDS), model.steps(PROMPTS, COMPLETIONS, ENDS))
+    assert why_not(again.module) == why_not(model.module)  # as fast as before it was saved
 
 
 def test_transformers_reads_a_token_classifier_of_two_labels(policies, tmp_path):

@@ -122,7 +122,7 @@ def causal_view(classifier: nn.Module) -> nn.Module | None:
     head.weight = embedding
     if getattr(head, "bias", None) is not None:
         head.bias = nn.Parameter(embedding.new_zeros(head.bias.shape), requires_grad=False)
-    view.config._attn_implementation = whole.config._attn_implementation
+    view.config = whole.config  # the layers' own: who sets how they attend sets it there
     return None if any(weight.is_meta for weight in view.parameters()) else view.eval()
 
 
