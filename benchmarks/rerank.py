@@ -25,11 +25,12 @@ from typing import Any
 import torch
 
 from benchmarks import _rerank_parts as parts
+from benchmarks.step_supervision import rounded
 from benchmarks.svamp import machine
 from maieutic.core.crossed import crossed
 from maieutic.core.intervals import paired_difference
 from maieutic.core.judging import auc, expected_calibration_error, pair_accuracy
-from maieutic.core.selection import best_of_value, vote_value
+from maieutic.core.selection import best_of, best_of_value, vote_value
 from maieutic.evaluate import Evaluation, Problem
 from maieutic.rewards.aggregate import aggregate
 from maieutic.run.durable import write_text
@@ -99,8 +100,29 @@ def examine(seed: parts.Seed) -> dict[str, Any]:
         for name, given in flat.items()
     }
     held = {kind: json.loads((seed.folder / kind / "training" / "run.complete").read_text()) for kind in said}
+    held = {kind: {key: each[key] for key in ("data", "steps", "held_out")} for kind, each in held.items()}
     cost = json.loads((seed.folder / "labels" / "cost.json").read_text())
-    return {"rules": rules, "judged": judged, "held_out": held, "cost": cost}
+    return {"rules": rules, "judged": judged, "held_out": held, "cost": cost,
+            "alike": alike(found.problems, said["outcome"])}  # fmt: skip
+
+
+def alike(problems: Sequence[Problem], said: Sequence[Sequence[Sequence[float]]]) -> dict[str, float]:
+    """How alike samples are, means over the problems that have right and wrong ones: samples that are right, different
+    texts among the right and among the wrong ones; the share of a draw among different texts that is right; and of the
+    outcome model's wrong choices the share whose answer no other sample has."""
+    rows, alone = [], []
+    for problem, scores in zip(problems, said, strict=True):
+        right = {s.text for s in problem.samples if s.correct}
+        wrong = {s.text for s in problem.samples if not s.correct}
+        if not right or not wrong:
+            continue
+        rows.append((problem.correct, len(right), len(wrong), len(right) / (len(right) + len(wrong))))
+        best = problem.samples[best_of([each[-1] for each in scores], [s.answer for s in problem.samples])]
+        if not best.correct:
+            alone.append(sum(s.answer == best.answer for s in problem.samples) == 1)
+    names = ("right_samples", "right_texts", "wrong_texts", "right_of_texts")
+    found = dict(zip(names, map(statistics.fmean, zip(*rows)), strict=True))
+    return {"problems": float(len(rows)), **found, "wrong_choices_alone": sum(alone) / max(1, len(alone))}
 
 
 def differences(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -134,6 +156,9 @@ def table(results: Sequence[Mapping[str, Any]], found: Mapping[str, Mapping[str,
     for name in SCORERS:
         row = [statistics.fmean(r["judged"][name][m] for r in results) for m in ("auc", "pair_accuracy", "ece")]
         lines.append(f"| {name} | " + " | ".join(f"{value:.3f}" for value in row) + " |")
+    lines += ["", "| how alike samples are | mean |", "|---|---|"]
+    for name in results[0]["alike"]:
+        lines.append(f"| {name} | {statistics.fmean(each['alike'][name] for each in results):.2f} |")
     return "\n".join(lines)
 
 
@@ -169,7 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
         if given.json:
             data = {"machine": machine(), "sizes": asdict(sizes), "seeds": results, "differences": found}
             given.json.parent.mkdir(parents=True, exist_ok=True)
-            write_text(given.json, json.dumps(data))
+            write_text(given.json, json.dumps(rounded(data)))
     print(machine())
     print("\n" + table(results, found))
     return 0
