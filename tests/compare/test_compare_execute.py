@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,19 @@ def with_start_of(whole: Path, out: Path) -> Path:
     return out
 
 
-def begun(tables: dict[str, Any], out: Path, jobs: int) -> subprocess.Popen[str]:
-    """`maieutic compare` in a process of its own."""
+@contextmanager
+def begun(tables: dict[str, Any], out: Path, jobs: int) -> Iterator[subprocess.Popen[str]]:
+    """`maieutic compare` in a process of its own, which ends at the latest with the test."""
     file = out.with_suffix(".toml")
     file.write_text(tomli_w.dumps(tables))
     command = [sys.executable, "-m", "maieutic", "compare", str(file), "--out", str(out), "--jobs", str(jobs), "-q"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def wait_until(what: Callable[[], object]) -> None:
@@ -85,10 +93,8 @@ def test_a_killed_study_goes_on_and_ends_as_one_that_never_was(whole, tables, tm
     plan = comparison(parse_table(ComparisonConfig, changed, "tiny"))
     assert [str(job) for job in all_jobs(plan)] == ["seed 1 start", "seed 1 a", "seed 1 b"]
     first = run_folder(broken, 1, "a")
-    process = begun(changed, broken, jobs=1)
-    wait_until(lambda: list(first.glob("checkpoints/train/step-*")))
-    process.kill()
-    process.communicate()
+    with begun(changed, broken, jobs=1):
+        wait_until(lambda: list(first.glob("checkpoints/train/step-*")))
     assert not complete(run_folder(broken, 1, "b"))
     assert carried_out(plan, broken) == []
     for name in ("start", "a", "b"):
@@ -101,10 +107,10 @@ def test_a_killed_study_goes_on_and_ends_as_one_that_never_was(whole, tables, tm
 @pytest.mark.slow
 def test_ctrl_c_stops_every_process_and_saves(whole, tables, tmp_path):
     out = with_start_of(whole, tmp_path / "out")
-    process = begun({**with_validation(tables), "budget": {"samples": 100_000}}, out, jobs=2)
-    wait_until(lambda: {path.parts[-4] for path in out.glob("seed-1/*/checkpoints/train/step-*")} == {"a", "b"})
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    with begun({**with_validation(tables), "budget": {"samples": 100_000}}, out, jobs=2) as process:
+        wait_until(lambda: {path.parts[-4] for path in out.glob("seed-1/*/checkpoints/train/step-*")} == {"a", "b"})
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "what was done is saved, and the same command goes on" in said
     for name in ("a", "b"):  # nobody writes any more, and the newest checkpoint is of the last step
