@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ def begun(tables: dict[str, Any], out: Path, jobs: int) -> Iterator[subprocess.P
     file = out.with_suffix(".toml")
     file.write_text(tomli_w.dumps(tables))
     command = [sys.executable, "-m", "maieutic", "compare", str(file), "--out", str(out), "--jobs", str(jobs), "-q"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # whoever runs the tests may ignore it
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     try:
         yield process
     finally:
