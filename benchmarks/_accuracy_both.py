@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -79,8 +78,7 @@ class Record:
 
     def told(self) -> str:
         """The line that is printed at the end."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return json.dumps({"startup": self.startup, "steps": self.steps, "peak_rss_mib": peak})
+        return json.dumps({"startup": self.startup, "steps": self.steps})
 
 
 def parse(said: str | None, arguments: list[str] | None) -> argparse.Namespace:
