@@ -97,6 +97,8 @@ def mean(values: Sequence[float], percent: bool = True) -> str:
     if len(values) < 2 or max(values) == min(values):
         return f"{scale * found.value:.{digits}f}"
     low, high = (scale * edge for edge in (found.low, found.high))
+    if percent and min(values) >= 0:  # Student's t of a few seeds knows of no bounds
+        low, high = max(0.0, low), min(100.0, high)
     return f"{scale * found.value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
