@@ -205,7 +205,10 @@ class Host:
         clock = Clock()
         while self._control is not None and clock.tick() < seconds:
             if select.select([self._control], [], [], 0.1)[0]:
-                packet = self._control.recv(4096)
+                try:
+                    packet = self._control.recv(4096)
+                except OSError:  # it died with something unread
+                    break
                 if not packet:
                     break
                 return dict(json.loads(packet))
