@@ -114,6 +114,61 @@ class Teacher(Scorer, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an environment answers to the model's turn. Filled by `Episode.step`.
+
+    >>> Reply((Message("user", "too low"),), parts={"closer": 1.0})
+
+    `messages` are shown to the model before its next turn; `done` ends the episode, and with it nothing more is shown.
+    `reward` is paid for this turn, in training on the turn's last chosen token; None: turns have no rewards of their
+    own. `parts` are numbers to be recorded, `note` is for people.
+    """
+
+    messages: tuple[Message, ...] = ()
+    done: bool = False
+    reward: float | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+
+class Episode(Protocol):
+    """One game, one attempt at a task: a state that the model's turns change. Used by one rollout, then closed."""
+
+    @property
+    def opening(self) -> tuple[Message, ...]:
+        """What the model is shown before its first turn; most often the task's own prompt."""
+        ...
+
+    async def step(self, message: Message) -> Reply:
+        """Take the model's turn. May raise: the rollout then ends with ERROR, has no reward, and is counted."""
+        ...
+
+    async def score(self) -> Score | None:
+        """How it went, asked once at the end, whoever ended it. None: the reward of the run judges the transcript."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what the episode holds (processes, files). Called whatever happened."""
+        ...
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """What a model acts in, turn by turn. It makes episodes, and holds what they share (word lists, servers)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def max_turns(self) -> int:
+        """The most turns that the model has in an episode."""
+        ...
+
+    async def start(self, task: Task, seed: str) -> Episode:
+        """A fresh episode of the task. Chance within it depends on `seed` only, so that an episode can be replayed."""
+        ...
+
 #: `loss(outputs, batch)` → (per-token loss `[B, T]`, quantities to watch, per token or per pair `[P]`); see
 #: `maieutic.core.parts.Loss`.
 LossTerms = Callable[[Outputs, Batch], tuple["Tensor", Mapping[str, "Tensor"]]]
