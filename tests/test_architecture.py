@@ -21,7 +21,7 @@ LEVELS = [
     {"core", "tasks", "rewards", "environments"},
     {"models"},
     {"algorithms", "backends"},
-    {"rollout", "pack", "annotate", "evaluate", "curriculum"},
+    {"rollout", "pack", "annotate", "evaluate", "curriculum", "search"},
     {"train", "sources", "ahead", "step_rewards", "rationalise", "conformance", "guards"},
     {"config", "reward_models"},
     {"run"},

@@ -169,6 +169,7 @@ class Environment(Protocol):
         """A fresh episode of the task. Chance within it depends on `seed` only, so that an episode can be replayed."""
         ...
 
+
 #: `loss(outputs, batch)` → (per-token loss `[B, T]`, quantities to watch, per token or per pair `[P]`); see
 #: `maieutic.core.parts.Loss`.
 LossTerms = Callable[[Outputs, Batch], tuple["Tensor", Mapping[str, "Tensor"]]]
