@@ -107,9 +107,7 @@ class Searched:
     `found` is called with each (sampling key, Found), so that costs and trees are not lost.
     """
 
-    def __init__(
-        self, search: Search, budget: int, found: Callable[[str, Found], None] = lambda key, found: None
-    ) -> None:
+    def __init__(self, search: Search, budget: int, found: Callable[[str, Found], None] = lambda *_: None) -> None:
         if budget < 1:
             raise ConfigError(f"{search.name}: got a budget of {budget} tokens; expected at least 1")
         self.search, self.budget, self.found = search, budget, found
