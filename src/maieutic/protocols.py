@@ -70,7 +70,8 @@ class Sampling:
     `key` seeds a counter-based generator: the token at a position depends on (key, sibling, position) and the
     distribution there, not on which other rows share the batch. Temperature 0 means greedy (log-probs are then those
     at temperature 1). `stop_ids` end a completion (the stop token is part of it). `interject` is asked after each
-    chosen token in `interject_ids`; what it returns follows with `mask` False.
+    chosen token in `interject_ids`; what it returns follows with `mask` False. `not_first` cannot be the first token:
+    what is left there is renormalised (log-probs too), as engines do that know a least number of tokens.
     """
 
     max_tokens: int
@@ -79,6 +80,7 @@ class Sampling:
     key: str = "0"
     interject: Interject | None = None
     interject_ids: frozenset[int] = frozenset()
+    not_first: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +296,10 @@ class Chat(Protocol):
     stop_ids: frozenset[int]
 
     def prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Tokens of the conversation up to where the assistant is to write."""
+        """Tokens of the conversation up to where the assistant is to write.
+
+        A last message of the assistant is the beginning of what it is to write: its turn stays open.
+        """
         ...
 
     def completion(self, text: str) -> tuple[int, ...]:

@@ -477,3 +477,22 @@ def test_lora_and_version(tiny: Load) -> None:
             assert completion.version == 7
             expected = full_logprobs(model, prompt, completion)
             assert (expected - torch.tensor(completion.logprobs)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mistral_sliding"])
+def test_what_cannot_be_first_is_never_first_and_what_is_left_is_renormalised(tiny, architecture):
+    model, barred = tiny(architecture), frozenset({3, 4, 7})
+    engine = sampler(model)
+    [made] = sample_all(engine, PROMPTS[:1], lambda i: plain(i, not_first=barred, max_tokens=3), n=40)
+    assert {c.tokens[0] for c in made}.isdisjoint(barred)
+    assert any(set(c.tokens[1:]) & barred for c in made)  # later they can be
+    tokens = torch.tensor([[*PROMPTS[0]]])
+    with torch.no_grad():
+        free = torch.log_softmax(model.module(tokens).logits[0, -1], dim=-1)
+    left = 1 - free[sorted(barred)].exp().sum()
+    for completion in made:
+        assert completion.logprobs[0] == pytest.approx(float(free[completion.tokens[0]] - left.log()), abs=1e-5)
+    greedy = int(free.argmax())
+    params = Sampling(1, 0.0, not_first=frozenset({greedy}))
+    [[other]] = sample_all(engine, PROMPTS[:1], lambda _: params, n=1)
+    assert other.tokens[0] == int(free.index_fill(0, torch.tensor([greedy]), -torch.inf).argmax())

@@ -131,6 +131,7 @@ class ToySampler:
         prompt = tuple(prompt_tokens)
         with torch.no_grad():
             rows = self.model.table[self.model.bucket(prompt)].double() / (params.temperature or 1.0)
+        rows[0].index_fill_(1, torch.tensor(sorted(params.not_first), dtype=torch.long), -torch.inf)
         at = lru_cache(maxsize=None)(lambda position: _Choices.of(rows[position]))  # siblings meet the same states
         return [self._one(prompt, params, sibling, at) for sibling in range(n)]
 

@@ -237,6 +237,14 @@ class Rules:
         return row
 
 
+def without(barred: Sequence[frozenset[int]], logits: Tensor) -> Tensor:
+    """The logits `[R, V]` with −∞ for what is barred in each row."""
+    made = logits.clone()
+    for row, ids in enumerate(barred):
+        made[row, [i for i in ids if 0 <= i < logits.shape[1]]] = -torch.inf
+    return made
+
+
 def draw(logits: Tensor, temperatures: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Tokens `[R]` and their log-probs `[R]` (nats, float32) from logits `[R, V]`, by inverse CDF.
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from maieutic.backends.local.cache import Admission
 from maieutic.backends.local.decoder import Decoder
 from maieutic.backends.local.replay import Block, Stepper
-from maieutic.backends.local.rows import Request, Rows, draw
+from maieutic.backends.local.rows import Request, Rows, draw, without
 from maieutic.backends.local.static import STEPS
 from maieutic.backends.local.trunk import bare
 from maieutic.backends.local.uniform import uniforms
@@ -211,6 +211,8 @@ class LocalSampler:
             for request, slots in admitted
         ]
         logits = self.decoder.admit(admissions, self.columns, self.rows.used)
+        if any(request.params.not_first for request, _ in admitted):
+            logits = without([request.params.not_first for request, _ in admitted], logits)
         numbers = np.concatenate([np.asarray(slots, np.int64) for _, slots in admitted])
         family = np.repeat(np.arange(len(admitted)), [len(slots) for _, slots in admitted])
         self._write(numbers, logits[torch.from_numpy(family).to(logits.device)])
