@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 from maieutic.errors import ConfigError
 from maieutic.protocols import Completion, Sampler, Sampling
+from maieutic.search.together import together
+from maieutic.types import Message
 
 #: Text of a completion → the answer that it gives in canonical spelling; None where it gives none.
 Read = Callable[[str], Hashable | None]
@@ -25,11 +27,13 @@ class Question:
 
     >>> Question(prompt=(5, 6, 7), sampling=Sampling(max_tokens=64, temperature=0.7, key="seed/task"))
 
-    `sampling.max_tokens` limits one completion; what all of them together may take is the budget.
+    `sampling.max_tokens` limits one completion; what all of them together may take is the budget. `messages` is the
+    conversation that the prompt was made of, where that is known: for searches that write prompts of their own.
     """
 
     prompt: tuple[int, ...]
     sampling: Sampling
+    messages: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,23 +108,31 @@ class Search(Protocol):
 class Searched:
     """A search as a Sampler: `n` independent searches, the completion that each settles on.
 
-    `found` is called with each (sampling key, Found), so that costs and trees are not lost.
+    `found` is called with each (sampling key, Found), so that costs and trees are not lost. They run side by side, and
+    are the same however many there are. `asked` says of a prompt's tokens which conversation they are, where a search
+    writes prompts of its own about the problem.
     """
 
-    def __init__(self, search: Search, budget: int, found: Callable[[str, Found], None] = lambda *_: None) -> None:
+    def __init__(
+        self,
+        search: Search,
+        budget: int,
+        found: Callable[[str, Found], None] = lambda *_: None,
+        asked: Callable[[tuple[int, ...]], tuple[Message, ...]] = lambda _: (),
+    ) -> None:
         if budget < 1:
             raise ConfigError(f"{search.name}: got a budget of {budget} tokens; expected at least 1")
-        self.search, self.budget, self.found = search, budget, found
+        self.search, self.budget, self.found, self.asked = search, budget, found, asked
 
     async def sample(self, prompt_tokens: Sequence[int], params: Sampling, n: int) -> list[Completion]:
         """`n` completions; see `maieutic.protocols.Sampler`."""
-        made = []
-        for sibling in range(n):
-            key = f"{params.key}/{sibling}"
-            one = await self.search.solve(Question(tuple(prompt_tokens), replace(params, key=key)), self.budget)
+        prompt = tuple(prompt_tokens)
+        keys = [f"{params.key}/{sibling}" for sibling in range(n)]
+        questions = [Question(prompt, replace(params, key=key), self.asked(prompt)) for key in keys]
+        made = await together([self.search.solve(question, self.budget) for question in questions])
+        for key, one in zip(keys, made, strict=True):
             self.found(key, one)
-            made.append(one.best.completion)
-        return made
+        return [one.best.completion for one in made]
 
 
 def sampler_of(search: Search, budget: int) -> Sampler:
