@@ -19,6 +19,9 @@ def right(completion, answer):
     """Whether it ends with the answer."""
     return {"right": float(completion.endswith(answer)), "brief": 0.0}
 
+def contains(completion, answer):
+    return float(answer in completion)
+
 def noisy(completion):
     return random.random()
 
@@ -77,6 +80,18 @@ def test_a_sound_reward_is_told_in_full(command, rewards) -> None:
     assert 0 < made["seconds"]["median"] <= made["seconds"]["worst"]
     assert "recognised as plain" in said.err
     assert "a repeated text is paid as much as the gold one in 2 of 2 tasks" in said.err
+
+
+def test_what_a_reward_pays_for_hacks_is_told(command, rewards) -> None:
+    sound = command("reward", "try", "answer", *ARITHMETIC, "--json", "-")
+    assert sound.json["hacks"] == {}
+    assert "known hacks is paid more than an honest wrong answer" in sound.err
+    loose = command("reward", "try", f"{rewards}:contains", *ARITHMETIC, "--json", "-")
+    assert loose.code == 0
+    assert "inside a word" in loose.json["hacks"]
+    assert "known hacks are paid more than an honest wrong answer" in loose.err
+    left = command("reward", "try", f"{rewards}:contains", *ARITHMETIC, "--no-hacks", "--json", "-")
+    assert left.json["hacks"] is None
 
 
 @pytest.mark.parametrize(

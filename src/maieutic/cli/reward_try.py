@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json as json_
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,10 +21,13 @@ from maieutic.errors import ConfigError
 if TYPE_CHECKING:
     from maieutic.protocols import Reward, Taskset
     from maieutic.rewards.adapt_trial import Probe, Trial
+    from maieutic.rewards.hacks import HackReport
 
 COLOURS = {"ok": "green", "note": "yellow", "broken": "bold red"}
 #: Characters of a completion in the table.
 SHOWN = 48
+#: Tasks on which the catalogue of hacks is tried, and the longest median call (seconds) of which so many are made.
+HACKED_TASKS, HACKED_CALL = 2, 0.05
 
 RewardName = Annotated[
     str,
@@ -68,6 +72,10 @@ def try_reward(
     options: Options = None,
     reward_options: RewardOptions = None,
     timeout: Timeout = None,
+    hacks: Annotated[
+        bool | None,
+        typer.Option("--hacks/--no-hacks", help="Try known ways of being paid for nothing.", show_default="if fast"),
+    ] = None,
     template: Template = None,
     device: Device = "cpu",
     threads: Threads = None,
@@ -77,7 +85,8 @@ def try_reward(
     """Show what a reward says of completions: scores, speed, whether it says it again. Exits with 1 if it is broken.
 
     Without --completion, --file and --model it is tried on the gold solution of a few tasks, on the gold answer alone,
-    a wrong answer, an empty text and a repeated one.
+    a wrong answer, an empty text and a repeated one. Known hacks are tried on it too: a reward of correctness pays none
+    of them more than an honest wrong answer.
     """
     show = screen(context, json, quiet)
     ways = [option for option, given in (("--completion", completions), ("--file", file), ("--model", model)) if given]
@@ -91,20 +100,44 @@ def try_reward(
     else:
         speaker = load(model, device=device, threads=threads, template=template)
         probes = asyncio.run(sampled(speaker, tasks, n, samples, temperature, speaker.length(max_completion_length)))
-    tell(show, name, task, reward, probes)
+    tell(show, name, task, reward, probes, hacks)
 
 
-def tell(show: Screen, name: str, task: str, reward: Reward, probes: Sequence[Probe]) -> None:
-    """Try the reward on the probes, and show what was found; ends with exit code 1 if it is broken."""
-    from maieutic.cli.reward_verdict import verdicts
+def tell(
+    show: Screen, name: str, task: str, reward: Reward, probes: Sequence[Probe], hacks: bool | None = None
+) -> None:
+    """Try the reward on the probes, and show what was found; ends with exit code 1 if it is broken. `hacks`: whether to
+    try the catalogue of them too; None: if calls are fast."""
+    from maieutic.cli.reward_verdict import hacked, verdicts
     from maieutic.rewards.adapt_trial import examine
 
-    trial = asyncio.run(examine(reward, probes))
-    found = verdicts(trial)
+    log = logging.getLogger("maieutic.rewards")
+    before = log.level
+    log.setLevel(logging.ERROR)  # what failed is shown once, below
+    try:
+        trial = asyncio.run(examine(reward, probes))
+        found = verdicts(trial)
+        report = None if any(each.level == "broken" for each in found) else _hacks(reward, trial, hacks)
+        found += [] if report is None else hacked(report)
+    finally:
+        log.setLevel(before)
     _print(show, name, reward, trial, found)
-    show.write_json(_json(name, task, reward, trial, found))
+    paying = {} if report is None else {hack: tried[0].text for hack, tried in report.paying.items()}
+    show.write_json(_json(name, task, reward, trial, found) | {"hacks": None if report is None else paying})
     if any(each.level == "broken" for each in found):
         raise typer.Exit(1)
+
+
+def _hacks(reward: Reward, trial: Trial, wanted: bool | None) -> HackReport | None:
+    """What the reward pays for hacks, on the first of the tasks that have an answer."""
+    from statistics import median
+
+    from maieutic.rewards.hacks import hack_report
+
+    tasks = [probe.task for probe in trial.probes if probe.task.answer][:HACKED_TASKS]
+    if not tasks or wanted is False or (wanted is None and median(trial.seconds) > HACKED_CALL):
+        return None
+    return hack_report(reward, tasks)
 
 
 def made_reward(

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from maieutic.rewards.adapt_trial import Trial
+from maieutic.rewards.hacks import HackReport
 from maieutic.rewards.lift import Ending, Judgement
 
 Level = Literal["ok", "note", "broken"]
+#: Hacks that are named, and characters of one that is shown.
+LISTED, SHOWN = 6, 60
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,21 @@ def _sense(trial: Trial) -> list[Verdict]:
                 Verdict("note", f"{said} is paid as much as the gold one in {paid} of {len(pairs)} tasks", remedy)
             )
     return found
+
+
+def hacked(report: HackReport) -> list[Verdict]:
+    """Whether known ways of being paid for nothing are paid. Nothing is said of a reward that is not of correctness."""
+    tried = len({each.hack for each in report.tried})
+    if report.blind:
+        return []
+    if not report.paying:
+        return [Verdict("ok", f"none of {tried} known hacks is paid more than an honest wrong answer")]
+    names = list(report.paying)
+    example = report.paying[names[0]][0].text
+    shown = example if len(example) <= SHOWN else f"{example[: SHOWN - 1]}…"
+    listed = ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+    said = f"{len(names)} of {tried} known hacks are paid more than an honest wrong answer: {listed}; e.g. {shown!r}"
+    return [Verdict("note", said, "take the answer from one place, and refuse what gives several")]
 
 
 def _by_kind(trial: Trial, kind: str) -> dict[int, float]:
