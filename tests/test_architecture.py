@@ -22,7 +22,7 @@ LEVELS = [
     {"models"},
     {"algorithms", "backends"},
     {"rollout", "pack", "annotate", "evaluate", "curriculum", "search"},
-    {"train", "sources", "ahead", "step_rewards", "rationalise", "conformance", "guards"},
+    {"train", "play", "sources", "ahead", "teachers", "step_rewards", "rationalise", "conformance", "guards"},
     {"config", "reward_models"},
     {"run"},
     {"report"},

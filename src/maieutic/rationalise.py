@@ -22,7 +22,7 @@ from typing import Any
 from maieutic.errors import ConfigError
 from maieutic.loops import run_async
 from maieutic.protocols import Source
-from maieutic.rollout import Roller, spans_of
+from maieutic.rollout import Rolls, spans_of
 from maieutic.types import Group, Message, Rollout, Score, Task
 
 #: How the last message of a prompt is written with the answer in it.
@@ -63,7 +63,7 @@ class Rationalised:
     def __init__(
         self,
         source: Source,
-        roller: Roller,
+        roller: Rolls,
         accepts: Callable[[Score], bool],
         *,
         hint: str = HINT,

@@ -8,8 +8,9 @@ with ERROR, have no reward, and are counted. Letters: `G` siblings of a group.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from maieutic.clock import beside
 from maieutic.environments.inline import interjection
@@ -17,6 +18,20 @@ from maieutic.errors import PromptTooLong
 from maieutic.protocols import Chat, Completion, Reward, Sampler, Sampling, Tool
 from maieutic.rewards.compose import judge_group
 from maieutic.types import Finish, Group, Rollout, Score, Span, Task
+
+
+class Rolls(Protocol):
+    """What turns a task into a group: a `Roller`, or a `maieutic.play.Player` where there are several turns."""
+
+    @property
+    def sampler(self) -> Sampler: ...
+
+    @property
+    def chat(self) -> Chat: ...
+
+    async def group(self, task: Task, n: int, visit: int) -> Group:
+        """`n` rollouts of one task and their scores; the group's id is `visit`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,15 +57,10 @@ class Roller:
 
     async def group(self, task: Task, n: int, visit: int) -> Group:
         """`n` rollouts of one task and their scores; the group's id is `visit`."""
-        if self.first is None or self.decided is None or self.first >= n:
-            return await self._written(task, range(n), visit, f"{self.seed}/{visit}/{task.id}")
-        some = await self._written(task, range(self.first), visit, f"{self.seed}/{visit}/{task.id}")
-        if self.decided(some):
-            return some
-        more = await self._written(task, range(self.first, n), visit, f"{self.seed}/{visit}/{task.id}/more")
-        return Group(task, some.rollouts + more.rollouts, some.scores + more.scores, id=visit)
+        return await in_two_parts(self._written, task, n, visit, self.first, self.decided)
 
-    async def _written(self, task: Task, siblings: range, visit: int, key: str) -> Group:
+    async def _written(self, task: Task, siblings: range, visit: int) -> Group:
+        key = f"{self.seed}/{visit}/{task.id}" + ("/more" if siblings.start else "")
         prompt = self.chat.prompt(task.prompt)
         interject, ids = interjection(self.chat, self.tool)
         sampling = Sampling(
@@ -89,6 +99,24 @@ class Roller:
             version=completion.version,
             temperature=self.temperature or 1.0,
         )
+
+
+async def in_two_parts(
+    written: Callable[[Task, range, int], Awaitable[Group]],
+    task: Task,
+    n: int,
+    visit: int,
+    first: int | None,
+    decided: Callable[[Group], bool] | None,
+) -> Group:
+    """`n` rollouts by `written(task, siblings, visit)`: `first` so many, and the others unless these decide."""
+    if first is None or decided is None or first >= n:
+        return await written(task, range(n), visit)
+    some = await written(task, range(first), visit)
+    if decided(some):
+        return some
+    more = await written(task, range(first, n), visit)
+    return Group(task, some.rollouts + more.rollouts, some.scores + more.scores, id=visit)
 
 
 def spans_of(prompt_length: int, mask: Sequence[bool]) -> tuple[Span, ...]:

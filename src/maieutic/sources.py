@@ -21,7 +21,7 @@ from maieutic.curriculum import Curriculum
 from maieutic.errors import ConfigError, DataError, RewardError
 from maieutic.loops import run_async
 from maieutic.protocols import Chat, Source, Taskset, Tool
-from maieutic.rollout import Roller, spans_of
+from maieutic.rollout import Rolls, spans_of
 from maieutic.types import Finish, Group, Rollout, Score, Task
 
 log = logging.getLogger("maieutic.sources")
@@ -80,7 +80,7 @@ class Sampled:
     def __init__(
         self,
         tasks: Taskset | Sequence[Task],
-        roller: Roller,
+        roller: Rolls,
         *,
         prompts: int,
         num_generations: int,

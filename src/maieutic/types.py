@@ -63,11 +63,18 @@ class Finish(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Tokens `start:stop` of a rollout, written by `role` ("prompt", "assistant" or "tool")."""
+    """Tokens `start:stop` of a rollout, written by `role`: "prompt", "assistant", "tool" (within the assistant's turn)
+    or "environment" (between two turns, with what the chat template writes there).
+
+    >>> Span("environment", 7, 12, "too low")
+
+    `text` is what was said in it, without the template's marks, where there are several turns; "" elsewhere.
+    """
 
     role: str
     start: int
     stop: int
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +269,8 @@ class Batch:
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     part_names: tuple[str, ...] = ()
     """The names of the reward's parts, in alphabetical order."""
+    task_ids: tuple[str, ...] = ()
+    """The task of each row; nothing where the batch was made by hand."""
 
     def __getattr__(self, name: str) -> Tensor:
         if name in PROVIDERS:
@@ -294,7 +303,8 @@ class Batch:
             number[index] = number.new_tensor(range(len(index)))
             renamed = number[self.pairs]
             columns["pairs"] = renamed[(renamed >= 0).all(1)]
-        return replace(self, columns=columns, **own)
+        names = tuple(self.task_ids[row] for row in index.tolist()) if self.task_ids else ()
+        return replace(self, columns=columns, task_ids=names, **own)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with every tensor on that device."""

@@ -140,8 +140,8 @@ def _written(group: Group) -> dict[str, Any]:
         "hinted": group.hinted,
         "task": [task.id, [[m.role, m.content] for m in task.prompt], task.answer, _plain(task.meta)],
         "rollouts": [
-            [len(r.tokens), r.task_id, r.finish.value, r.text, [[s.role, s.start, s.stop] for s in r.spans], r.sibling,
-             r.version, r.temperature, r.note]
+            [len(r.tokens), r.task_id, r.finish.value, r.text,
+             [[s.role, s.start, s.stop, s.text] for s in r.spans], r.sibling, r.version, r.temperature, r.note]
             for r in group.rollouts
         ],
         "scores": [[s.reward, s.correct, dict(s.parts), s.step_rewards, s.note, s.answer, dict(s.asked)]

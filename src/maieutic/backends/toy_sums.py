@@ -26,6 +26,10 @@ class ToyChat:
         """The words and the stop token."""
         return (*self.encode(text), STOP)
 
+    def continuation(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """The words of what is said between two turns of the model."""
+        return self.prompt(messages)
+
     def encode(self, text: str) -> tuple[int, ...]:
         """The ids of the words."""
         return tuple(self.ids[word] for word in text.split())

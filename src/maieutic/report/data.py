@@ -56,7 +56,7 @@ def _rollout(stored: StoredRollout) -> dict[str, Any]:
         "id": stored.id, "stage": stored.stage, "step": stored.step, "task": stored.task.id,
         "prompt": [{"role": m.role, "content": m.content} for m in stored.task.prompt], "answer": stored.task.answer,
         "completion": rollout.text, "finish": rollout.finish.value, "tokens": rollout.completion_length,
-        "spans": [{"role": s.role, "start": s.start, "stop": s.stop} for s in rollout.spans],
+        "spans": [{"role": s.role, "start": s.start, "stop": s.stop, "text": s.text} for s in rollout.spans],
         "reward": score.reward, "correct": score.correct, "parts": dict(score.parts),
         "advantages": None if stored.advantages is None else [float(a) for a in stored.advantages],
         "notes": [note for note in (rollout.note, score.note) if note],

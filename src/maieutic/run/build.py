@@ -6,22 +6,27 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maieutic.config import Config, StageConfig
 from maieutic.curriculum import Curriculum
 from maieutic.errors import ConfigError
+from maieutic.play import Player
 from maieutic.protocols import Policy, Source, Taskset
 from maieutic.rollout import Roller
 from maieutic.run.budget import planned_steps
 from maieutic.run.durable import room_for, size, sync, sync_tree
 from maieutic.run.frozen import check_frozen, describe_frozen
+from maieutic.run.played import check_played
 from maieutic.run.rewards import make_reward, with_steps
 from maieutic.run.rounds import check_rounds, with_hints
 from maieutic.run.tasksets import Tasksets
+from maieutic.run.teachers import check_teacher
 from maieutic.run.validation import check_metric
 from maieutic.sources import Mixed, Sampled, recorded
+from maieutic.tasks.taskset import environment_of
 
 if TYPE_CHECKING:
     from maieutic.backends.local import LocalBackend, Optimiser
@@ -167,6 +172,7 @@ def make_stage_algorithm(stage: StageConfig) -> Algorithm:
     _check_optimiser(stage, algorithm)
     check_rounds(stage, algorithm)
     check_frozen(stage, algorithm)
+    check_teacher(stage, algorithm.samples, algorithm.name)
     if stage.validation is not None:
         check_metric(stage.validation)
     return algorithm
@@ -272,8 +278,10 @@ def make_source(config: Config, stage: StageConfig, algorithm: Algorithm, taskse
 
     if not algorithm.samples:
         return shown()
+    check_played(stage, algorithm, taskset)
     keeps = algorithm.select.keeps
-    roller = Roller(
+    environment = environment_of(taskset)
+    roller = (Roller if environment is None else partial(Player, environment=environment))(
         policy.sampler,
         policy.chat,
         with_steps(make_reward(stage, taskset), seed, stage, algorithm, taskset, policy),
@@ -317,6 +325,7 @@ def describe(config: Config, tasksets: Tasksets) -> str:
     lines = []
     for stage in config.stages:
         algorithm, taskset = make_stage_algorithm(stage), tasksets[stage.tasks]
+        check_played(stage, algorithm, taskset)
         steps = planned_steps(stage, algorithm, len(taskset))
         rows = stage.prompts * (stage.num_generations if algorithm.samples else algorithm.siblings)
         budget = stage.budget

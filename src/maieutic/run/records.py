@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -179,6 +179,11 @@ def token_credits(step: Step, advantages: Tensor | None) -> dict[tuple[int, int,
     }
 
 
+def span_rows(spans: Sequence[Span]) -> list[list[Any]]:
+    """Spans as JSON: role, start, stop, and the text where there is one."""
+    return [[s.role, s.start, s.stop, *([clean(s.text)] if s.text else [])] for s in spans]
+
+
 def rollout_rows(stage: str, step: Step, advantages: Tensor | None) -> list[tuple[Any, ...]]:
     """One row of `INSERT_ROLLOUT` for each rollout of the step. Raises ValueError when two groups share an id."""
     ids = [group.id for group in step.groups]
@@ -199,7 +204,7 @@ def _group_rows(
             rollout.finish.value, rollout.version, rollout.temperature, rollout.prompt_length,
             clean(rollout.text), clean(rollout.note), clean(score.note),
             json.dumps({name: float(value) for name, value in score.parts.items()}), json.dumps(score.step_rewards),
-            json.dumps([[span.role, span.start, span.stop] for span in rollout.spans]),
+            json.dumps(span_rows(rollout.spans)),
             np.asarray(rollout.tokens, dtype="<i4").tobytes(),
             np.packbits(np.asarray(rollout.mask, dtype=bool)).tobytes(),
             np.asarray(rollout.logprobs, dtype="<f4").tobytes(),
@@ -222,7 +227,7 @@ def stored_rollout(row: sqlite3.Row) -> StoredRollout:
         rollout=Rollout(
             row["task_id"], tokens, tuple(mask.tolist()),
             tuple(np.frombuffer(row["logprobs"], dtype="<f4").tolist()), Finish(row["finish"]), text=row["text"],
-            spans=tuple(Span(role, start, stop) for role, start, stop in json.loads(row["spans"])),
+            spans=tuple(Span(*span) for span in json.loads(row["spans"])),
             sibling=row["sibling"], version=row["version"], temperature=row["temperature"], note=row["note"],
         ),
         score=Score(

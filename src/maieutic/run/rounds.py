@@ -12,7 +12,7 @@ from maieutic.sources import Recorded
 if TYPE_CHECKING:
     from maieutic.core.parts import Algorithm
     from maieutic.protocols import Policy, Source, Taskset
-    from maieutic.rollout import Roller
+    from maieutic.rollout import Rolls
 
 
 def check_rounds(stage: StageConfig, algorithm: Algorithm) -> None:
@@ -36,7 +36,7 @@ def restart_base(stage: StageConfig, model: str, first: str) -> str:
     return {"stage": model, "start": first}.get(stage.restart_from, stage.restart_from)
 
 
-def with_hints(source: Source, roller: Roller, stage: StageConfig, algorithm: Algorithm) -> Source:
+def with_hints(source: Source, roller: Rolls, stage: StageConfig, algorithm: Algorithm) -> Source:
     """The source, trying again with a hint what failed, where the algorithm asks for that."""
     accepts = algorithm.select.hints
     return source if accepts is None else Rationalised(source, roller, accepts, hint=stage.hint or HINT)

@@ -14,7 +14,7 @@ from random import Random
 from typing import overload
 
 from maieutic.errors import ConfigError
-from maieutic.protocols import Taskset, Tool, Verifier
+from maieutic.protocols import Environment, Taskset, Tool, Verifier
 from maieutic.types import Task, Verdict
 
 
@@ -60,7 +60,8 @@ class Chosen(Sequence[Task]):
 
 @dataclass(frozen=True, eq=False)
 class Tasks:
-    """A taskset: items by index, the verifier that checks them, and the tool that they may use.
+    """A taskset: items by index, the verifier that checks them, the tool that they may use, and the environment in
+    which they are played turn by turn (None: the model answers once).
 
     >>> Tasks("sums", [Task("sums/0", (Message("user", "1 + 1"),), answer="2")], verifier=number_after_marker)
 
@@ -71,6 +72,7 @@ class Tasks:
     items: Sequence[Task]
     verifier: Verifier
     tool: Tool | None = None
+    environment: Environment | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -82,6 +84,11 @@ class Tasks:
         return (self.items[index] for index in range(len(self.items)))
 
 
+def environment_of(tasks: object) -> Environment | None:
+    """What tasks are played in; None where the model answers each of them once."""
+    return getattr(tasks, "environment", None)
+
+
 def take(tasks: Taskset, start: int = 0, stop: int | None = None) -> Tasks:
     """The tasks `start:stop`, as Python slices; raises ConfigError when that leaves none."""
     indices = range(len(tasks))[start:stop]
@@ -89,14 +96,14 @@ def take(tasks: Taskset, start: int = 0, stop: int | None = None) -> Tasks:
         raise ConfigError(
             f"take({tasks.name!r}, {start}, {stop}) leaves no task; it has {len(tasks)}: give start < stop <= that"
         )
-    return Tasks(tasks.name, Chosen(tasks, indices), tasks.verifier, tasks.tool)
+    return Tasks(tasks.name, Chosen(tasks, indices), tasks.verifier, tasks.tool, environment_of(tasks))
 
 
 def shuffled(tasks: Taskset, seed: int | str) -> Tasks:
     """The same tasks in an order that depends on `seed` and on how many there are, and on nothing else."""
     indices = list(range(len(tasks)))
     Random(f"{seed}/shuffled/{len(indices)}").shuffle(indices)
-    return Tasks(tasks.name, Chosen(tasks, indices), tasks.verifier, tasks.tool)
+    return Tasks(tasks.name, Chosen(tasks, indices), tasks.verifier, tasks.tool, environment_of(tasks))
 
 
 @dataclass(frozen=True)

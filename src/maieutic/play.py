@@ -1,0 +1,116 @@
+"""Play: from a task to a group of episodes of an environment, scored. The several-turn twin of `maieutic.rollout`.
+
+    Task ─► Environment.start ─► (Chat.prompt ─► Sampler ─► Episode.step ─► Chat.continuation ─► Sampler ─► …) [G]
+         ─► Episode.score, or the run's Reward ─► Score   =►   Group
+
+A `Player` stands wherever a `Roller` may; what comes out is a Group as any other, so no algorithm knows of turns.
+Letters: `G` siblings of a group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from maieutic.clock import beside
+from maieutic.environments.episodes import Played, Table, dialogue, turn_limit
+from maieutic.environments.inline import interjection
+from maieutic.environments.turns import Turns
+from maieutic.errors import ConfigError
+from maieutic.protocols import Chat, Environment, Reward, Sampler, Sampling, Tool
+from maieutic.rewards.compose import judge_group
+from maieutic.rollout import in_two_parts
+from maieutic.types import Finish, Group, Rollout, Score, Task
+
+
+@dataclass(frozen=True)
+class Player:
+    """Everything that turns a task into a group of episodes, apart from the task. Fields as `maieutic.rollout.Roller`.
+
+    `max_completion_length` bounds all that follows the prompt, what the environment says included.
+
+    The siblings of a group play the same game: an episode's seed is made of `seed`, the visit and the task, so that
+    they differ by what the policy chose only. Every turn is sampled with a key of its own, (seed, visit, task, sibling,
+    turn).
+
+    An episode that has no score of its own is judged by `reward`, on its transcript. What the environment paid for
+    single turns becomes `Score.step_rewards`, beside the outcome and never part of it.
+    """
+
+    sampler: Sampler
+    chat: Chat
+    reward: Reward
+    environment: Environment
+    max_completion_length: int
+    temperature: float = 1.0
+    tool: Tool | None = None
+    seed: int | str = 0
+    first: int | None = None
+    decided: Callable[[Group], bool] | None = None
+    turns: Turns = field(default_factory=Turns, compare=False)
+
+    def __post_init__(self) -> None:
+        dialogue(self.chat)
+        if self.environment.max_turns < 1:
+            raise ConfigError(
+                f"environment {self.environment.name!r}: got max_turns = {self.environment.max_turns}; expected at "
+                "least 1"
+            )
+        limit = turn_limit(self.environment)
+        if limit is not None and limit < 1:
+            raise ConfigError(
+                f"environment {self.environment.name!r}: got max_turn_length = {limit}; expected at least 1 token"
+            )
+
+    async def group(self, task: Task, n: int, visit: int) -> Group:
+        """`n` episodes of one task and their scores; the group's id is `visit`."""
+        return await in_two_parts(self._written, task, n, visit, self.first, self.decided)
+
+    def table(self) -> Table:
+        """Where its episodes are played."""
+        interject, ids = interjection(self.chat, self.tool)
+        sampling = Sampling(
+            self.max_completion_length, self.temperature, self.chat.stop_ids, interject=interject, interject_ids=ids
+        )
+        return Table(self.sampler, dialogue(self.chat), self.environment, sampling, self.turns)
+
+    async def _written(self, task: Task, siblings: range, visit: int) -> Group:
+        seed = f"{self.seed}/{visit}/{task.id}"
+        table = self.table()
+        with self.turns.seats(len(siblings)) as seats:
+
+            async def episode(sibling: int) -> Played:
+                try:
+                    return await table.episode(task, seed, f"{seed}/{sibling}", (visit, sibling))
+                finally:
+                    seats.leave()
+
+            played = await _together([asyncio.create_task(episode(sibling)) for sibling in siblings])
+        with beside("reward"):
+            scores = await self._judged(task, played)
+        return Group(task, tuple(each.rollout for each in played), tuple(scores), id=visit)
+
+    async def _judged(self, task: Task, played: Sequence[Played]) -> list[Score]:
+        open_ones = [each for each in played if each.score is None and each.rollout.finish is not Finish.ERROR]
+        judged = iter(await judge_group(self.reward, task, [each.rollout for each in open_ones]) if open_ones else ())
+        return [
+            _unscored(each.rollout)
+            if each.rollout.finish is Finish.ERROR
+            else each.scored(next(judged) if each.score is None else each.score)
+            for each in played
+        ]
+
+
+def _unscored(rollout: Rollout) -> Score:
+    return Score(None, note=f"the episode failed: {rollout.note}")
+
+
+async def _together(episodes: Sequence[asyncio.Task[Played]]) -> list[Played]:
+    """All of them; when one raises, none is left playing behind the error."""
+    try:
+        return await asyncio.gather(*episodes)
+    finally:
+        for episode in episodes:
+            episode.cancel()
+        await asyncio.gather(*episodes, return_exceptions=True)
