@@ -134,10 +134,11 @@ def annotator(
     check_old(source, old_logprobs)
     check_steps(source, algorithm)
     columns, noticed = asked_columns(source, algorithm), StepsNoticed(algorithm)
+    cuts_at: int | None = getattr(teacher, "cuts_at", None)
 
     def fill_in(batch: Batch) -> Batch:
         noticed(batch)
-        return annotate(batch, columns, fill)
+        return annotate(batch if cuts_at is None else cut(batch, cuts_at), columns, fill)
 
     return fill_in
 
@@ -149,6 +150,13 @@ def annotate(batch: Batch, columns: frozenset[str], fill: Mapping[str, Filler]) 
             with phase("annotate"), phase(column):
                 batch = batch.with_(**fill[column](batch))
     return batch
+
+
+def cut(batch: Batch, width: int) -> Batch:
+    """The batch with no chosen tokens beyond the first `width` of each row, which is all that a teacher can read: what
+    teacher and student are compared on ends at the same token."""
+    seen = torch.arange(batch.mask.shape[1], device=batch.mask.device) < width
+    return batch.with_(mask=batch.mask & seen)
 
 
 def values(learner: Learner, batch: Batch) -> dict[str, Tensor]:

@@ -105,4 +105,5 @@ def pack(examples: Sequence[Example]) -> Batch:
             temperature=temperatures.pop(),
             columns={name: column for name, column in columns.items() if column is not None},
             part_names=names,
+            task_ids=tuple(r.task_id for r in rollouts),
         )

@@ -175,7 +175,7 @@ def test_what_is_missing_or_idle_is_refused_before_anything_is_made(
 
 
 TABLES: list[tuple[dict[str, Any], str]] = [
-    ({"teacher": {}}, "stages.0.teacher.path is missing"),
+    ({"teacher": {}}, "expected exactly one of path, recorded, url, mixture, by_tasks"),
     ({"teacher": {"path": "x", "top_k": 0}}, "stages.0.teacher.top_k"),
     ({"teacher": {"path": "x", "topk": 5}}, "did you mean 'top_k'"),
     ({"reference": {"kind": "follow"}}, "stages.0.reference.kind"),

@@ -26,9 +26,9 @@ from maieutic.config.tables import (
     StageConfig,
     Strict,
     TasksConfig,
-    TeacherConfig,
     ValidationConfig,
 )
+from maieutic.config.teachers import TeacherConfig
 
 __all__ = [
     "START",

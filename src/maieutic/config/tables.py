@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from maieutic.config.guards import GuardConfig
 from maieutic.config.strict import Strict
+from maieutic.config.teachers import TeacherConfig
 from maieutic.errors import UnknownName
 
 #: The evaluation before the first stage is stored under this stage's name.
@@ -128,23 +129,6 @@ class CriticConfig(Strict):
                 'got a path for a critic of kind "head", which has no model of its own: take "separate" or "adapter"'
             )
         return self
-
-
-class TeacherConfig(Strict):
-    """A model to imitate, with the policy's tokens; see `maieutic.core.distillation`.
-
-    `top_k` candidates are kept for each token, or "all" (`[B, T, V]` in memory: for small models).
-    """
-
-    path: str = Field(description="a folder or a Hub id")
-    revision: str | None = None
-    top_k: Annotated[int, Field(ge=1)] | Literal["all"] = 64
-    dtype: str = Field("auto", description="float32 on a CPU, bfloat16 elsewhere; or a name")
-
-    @property
-    def candidates(self) -> int | None:
-        """How many are kept; None for all."""
-        return None if isinstance(self.top_k, str) else self.top_k
 
 
 class ReferenceConfig(Strict):

@@ -25,7 +25,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from maieutic.endpoint.pace import Pace, backoff, retry_after
-from maieutic.endpoint.reading import NotUnderstood, read_chat, read_completion, tokens_of
+from maieutic.endpoint.reading import (
+    NotUnderstood,
+    read_chat,
+    read_completion,
+    read_detokenized,
+    read_judged,
+    read_limit,
+    tokens_of,
+)
 from maieutic.endpoint.reply import PASSING, WITH_TEXT, Bill, Outcome, Reply
 from maieutic.errors import ConfigError
 from maieutic.loops import LoopThread
@@ -155,6 +163,27 @@ class Endpoint:
             body["echo"] = True
         return await self._thread.run(self._ask("completions", body, lambda data: read_completion(data, logprobs > 0)))
 
+    async def judge(self, tokens: Sequence[int], *, top: int | None = 1) -> Reply:
+        """How likely the model finds each of these tokens after those before it, and the `top` likeliest in its place
+        (None: all, where the server allows it): `Reply.read`, at temperature 1. vLLM says this (`prompt_logprobs`); a
+        server that does not, or that read other tokens, is NOT_UNDERSTOOD.
+        """
+        body = self._body(1, 0.0, 0)  # no server writes nothing
+        asked = {"prompt": list(tokens), "prompt_logprobs": -1 if top is None else top, "return_token_ids": True}
+        return await self._thread.run(
+            self._ask("completions", {**body, **asked}, lambda data: read_judged(data, tokens, top))
+        )
+
+    async def text_of(self, tokens: Sequence[int]) -> Reply:
+        """How the server's tokenizer writes these ids; vLLM, SGLang and others have this beside the protocol."""
+        body = {"model": self.model, "tokens": list(tokens)}
+        return await self._thread.run(self._ask("/detokenize", body, read_detokenized))
+
+    async def reads(self) -> Reply:
+        """How many tokens the model can read: `Reply.limit`. vLLM says it."""
+        body = {"model": self.model, "prompt": "a", "add_special_tokens": False}
+        return await self._thread.run(self._ask("/tokenize", body, read_limit))
+
     def close(self) -> None:
         """Drop the connections; the next request makes new ones."""
         self._thread.close()
@@ -218,7 +247,9 @@ class Endpoint:
         headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {self._key}"} if self._key else {})
         text = json.dumps(dict(body))  # ASCII: half a character, which texts may hold, has no place in UTF-8
         client = self._connected().client
-        async with client.stream("POST", f"{self.url}/{path}", content=text, headers=headers) as response:
+        # what is no part of the protocol lies beside it: …/detokenize, not …/v1/detokenize
+        where = f"{self.url}/{path}" if path[0] != "/" else f"{self.url.removesuffix('/v1')}{path}"
+        async with client.stream("POST", where, content=text, headers=headers) as response:
             content = bytearray()
             async for piece in response.aiter_bytes():
                 content += piece

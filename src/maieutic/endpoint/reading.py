@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maieutic.endpoint.reply import Bill, Outcome, Reply, TokenLogprob
+from maieutic.endpoint.reply import Bill, Outcome, Read, Reply, TokenLogprob
 
 #: finish_reason → outcome. One that is not here counts as an answer: servers have names of their own for stops.
 _FINISH = {"length": Outcome.CUT, "content_filter": Outcome.REFUSED}
@@ -39,6 +39,57 @@ def read_completion(data: Any, with_logprobs: bool) -> Reply:
     if not isinstance(text, str):
         raise NotUnderstood("expected `choices[0].text` to be text")
     return _finished(choice, text, _logprobs(choice.get("logprobs")) if with_logprobs else ())
+
+
+def read_judged(data: Any, tokens: Sequence[int], top: int | None) -> Reply:
+    """What is said of tokens that were given, as vLLM says it: `choices[0].prompt_logprobs`, for each token a table
+    { id = { logprob, rank, decoded_token } } of that token and the `top` likeliest (None: of all)."""
+    choice = _choice(data)
+    told = choice.get("prompt_logprobs")
+    if not isinstance(told, list):
+        raise NotUnderstood("expected `choices[0].prompt_logprobs`, which vLLM gives; this server says nothing of ids")
+    given = choice.get("prompt_token_ids")
+    if len(told) != len(tokens) or (given is not None and list(given) != list(tokens)):
+        raise NotUnderstood(f"{len(tokens)} tokens were given, and {len(given or told)} others were read")
+    found = [Read(tokens[0])]
+    for token, table in zip(tokens[1:], told[1:]):
+        entries = _entries(table)
+        if token not in entries:
+            raise NotUnderstood(f"expected each table to hold the token that was given; {token} is missing")
+        likely = sorted(entries, key=lambda each: -entries[each][0])[:top]
+        value, text = entries[token]
+        found.append(Read(token, value, tuple(likely), tuple(entries[each][0] for each in likely), text))
+    return Reply(Outcome.ANSWERED, read=tuple(found))
+
+
+def _entries(table: Any) -> dict[int, tuple[float, str | None]]:
+    """id → its log-prob and text."""
+    if not isinstance(table, Mapping):
+        raise NotUnderstood("expected a table of log-probs for each token but the first")
+    found = {}
+    for name, entry in table.items():
+        value = entry.get("logprob") if isinstance(entry, Mapping) else None
+        if not str(name).isdecimal() or not isinstance(value, int | float) or not value < 1e-3:
+            raise NotUnderstood("expected tables from ids to log-probs")
+        text = entry.get("decoded_token")
+        found[int(name)] = (float(value), text if isinstance(text, str) else None)
+    return found
+
+
+def read_detokenized(data: Any) -> Reply:
+    """The text of token ids."""
+    text = data.get("prompt") if isinstance(data, Mapping) else None
+    if not isinstance(text, str):
+        raise NotUnderstood("expected `prompt` to be text")
+    return Reply(Outcome.ANSWERED, text)
+
+
+def read_limit(data: Any) -> Reply:
+    """How many tokens a model can read, which vLLM says when it cuts a text into tokens."""
+    limit = data.get("max_model_len") if isinstance(data, Mapping) else None
+    if not isinstance(limit, int):
+        raise NotUnderstood("expected `max_model_len` to be a number")
+    return Reply(Outcome.ANSWERED, limit=limit)
 
 
 def _finished(choice: Mapping[str, Any], text: str, logprobs: tuple[TokenLogprob, ...] = ()) -> Reply:

@@ -70,6 +70,18 @@ class TokenLogprob(NamedTuple):
     top: Mapping[str, float] = {}
 
 
+class Read(NamedTuple):
+    """What a server says of a token that it was given: its id, its log-prob in nats after those before it (None for the
+    first), and the likeliest tokens in its place, by id, with theirs; likeliest first. `text` is how it writes the
+    token, where it says so."""
+
+    token: int
+    logprob: float | None = None
+    ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    text: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """An answer, or why there is none.
@@ -83,6 +95,10 @@ class Reply:
     note: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
     bill: Bill = field(default=Bill())
+    read: tuple[Read, ...] = ()
+    """Of tokens that were given to be judged (`Endpoint.judge`), one each."""
+    limit: int | None = None
+    """Tokens that the model can read, where the server says so (`Endpoint.reads`)."""
 
     @property
     def answered(self) -> bool:

@@ -233,10 +233,12 @@ def beside_of(stage: StageConfig, algorithm: Algorithm, models: Models, first: b
         scored, reference = _reference(stage, models, first)
         scorers.append((scored, True))
     if stage.teacher is not None:
-        spec = stage.teacher
-        sizes, teacher = models.beside(spec.path, spec.dtype, spec.revision)
-        top = spec.candidates or sizes.vocabulary
-        scorers.append((sizes, True))
+        for spec in stage.teacher.each():
+            top = max(top, spec.candidates or policy.vocabulary)
+            if spec.path is not None:  # others are on disk, or elsewhere
+                sizes, bytes_of = models.beside(spec.path, spec.dtype, spec.revision)
+                teacher += bytes_of
+                scorers.append((sizes, True))
     head, separate, own = _critic(stage, models)
     if separate is not None:
         scorers.append((separate, False))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from maieutic.config import Config, LoraConfig, StageConfig
 from maieutic.errors import ConfigError
-from maieutic.protocols import Policy, Scorer, Teacher
+from maieutic.protocols import Policy, Scorer
 
 if TYPE_CHECKING:
     from maieutic.backends.local import LocalBackend
@@ -42,7 +42,7 @@ def check_frozen(stage: StageConfig, algorithm: Algorithm) -> None:
     if reads_teacher(algorithm) and stage.teacher is None:
         raise ConfigError(
             f"stage {stage.name!r}: {algorithm.name} learns from a teacher, and the stage has none. Add a table "
-            '[stages.teacher] with path = "…", the folder or Hub id of a model with the same tokens'
+            '[stages.teacher] with path = "…", the folder or Hub id of a model of the same tokens; or url, or recorded'
         )
     idle = [
         ("teacher", stage.teacher is not None and not reads_teacher(algorithm), "asks no teacher", "gkd"),
@@ -99,7 +99,8 @@ def _check_settings(lora: LoraConfig, folder: Path) -> None:
 
 def frozen_paths(stage: StageConfig) -> list[str]:
     """Where the stage's models beside the policy are to be loaded from."""
-    named = [table.path for table in (stage.teacher, stage.reference) if table is not None]
+    teachers = [] if stage.teacher is None else list(stage.teacher.each())
+    named = [table.path for table in (*teachers, stage.reference) if table is not None]
     return [path for path in named if path is not None]
 
 
@@ -119,7 +120,7 @@ def make_reference(
         from maieutic.backends.local import check_vocabularies
 
         # in float32 as the policy: their difference is the KL
-        other = _load(config, spec.path, spec.revision, "float32", model, "reference")
+        other = load_beside(config, spec.path, spec.revision, "float32", model, "reference")
         check_vocabularies(other, model, "reference")
         return backend.frozen(other)
 
@@ -130,20 +131,9 @@ def make_reference(
     return kinds[spec.kind]()
 
 
-def make_teacher(
-    config: Config, stage: StageConfig, backend: LocalBackend, model: CausalModel
-) -> tuple[Teacher | None, int]:
-    """The stage's teacher, and how many parameters it has (embeddings left out)."""
-    from maieutic.models.adapters import parameters_of
-
-    spec = stage.teacher
-    if spec is None:
-        return None, 0
-    loaded = _load(config, spec.path, spec.revision, spec.dtype, model, "teacher")
-    return backend.teacher(loaded, model, top_k=spec.candidates), parameters_of(loaded)
-
-
-def _load(config: Config, path: str, revision: str | None, dtype: str, policy: CausalModel, role: str) -> CausalModel:
+def load_beside(
+    config: Config, path: str, revision: str | None, dtype: str, policy: CausalModel, role: str
+) -> CausalModel:
     """The model at `path`: within the policy's module where that is its base, too; else loaded by itself.
 
     Within the policy's module it has the policy's precision.
@@ -168,7 +158,7 @@ def describe_frozen(stage: StageConfig, algorithm: Algorithm) -> list[str]:
     """The models beside the policy in words, a line each."""
     lines = []
     if stage.teacher is not None:
-        lines.append(f"teacher {stage.teacher.path}, {stage.teacher.top_k} candidates a token")
+        lines.append(f"teacher {stage.teacher.told()}")
     if reads_reference(algorithm):
         spec = stage.reference
         of = "the model that the stage begins with" if spec is None or spec.path is None else spec.path

@@ -20,10 +20,11 @@ from maieutic.run.asking import as_asked
 from maieutic.run.budget import optimiser_steps
 from maieutic.run.build import load_model, make_critic, make_optimiser, make_source
 from maieutic.run.checkpoints import Checkpoint
-from maieutic.run.frozen import changing, make_reference, make_teacher
+from maieutic.run.frozen import changing, make_reference
 from maieutic.run.overlap import ahead
 from maieutic.run.rounds import give_demonstrations, restart_base
 from maieutic.run.tasksets import Tasksets
+from maieutic.run.teachers import make_teacher
 from maieutic.steps import Labels
 from maieutic.train import train
 from maieutic.types import Step
@@ -65,14 +66,20 @@ class Setup:
         reference = metered(self.reference, self.reference_parameters)
         teacher = metered(self.teacher, self.teacher_parameters)
         models: dict[str, Any] = {"reference": reference, "teacher": teacher, "old_logprobs": self.old_logprobs}
-        before = spent_beside(self.source)
+        before, asked = spent_beside(self.source), self._asked()
         for step in train(self.source, policy, self.algorithm, steps=steps, start=start, **models):
             after = spent_beside(self.source)
             cost = step_cost(
                 step, self.source.samples, self.parameters, meter.read(), beside=after.plus(before, times=-1)
             )
             before = after
+            asked, had = self._asked(), asked
+            cost |= {f"asked/{item}": value - had.get(item, 0.0) for item, value in asked.items()}
             yield replace(step, metrics={**step.metrics, **cost})
+
+    def _asked(self) -> dict[str, float]:
+        """What asking a teacher behind a server has cost so far."""
+        return dict(getattr(self.teacher, "asked", {}))
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the learner, as JSON."""
