@@ -45,6 +45,7 @@ OPTIONS = {
         {"beta": 0.5, "kl": k2, "epsilon_high": 0.4},
         {"beta": 0.5, "kl": "corrected_k3", "scale": "batch", "entropy": 0.01},
         {"correction": "token_truncate", "ratio_anchor": "ref", "scale": "none"},
+        {"beta_first_turn": 0.5, "kl": k2},
     ],
     "ppo": [
         {},

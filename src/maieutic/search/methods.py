@@ -16,12 +16,14 @@ from typing import Any
 from maieutic.errors import ConfigError, UnknownName
 from maieutic.protocols import Chat, Sampler
 from maieutic.search.best_of_n import BestOfN
+from maieutic.search.budget import Wait
 from maieutic.search.found import Read, Search
+from maieutic.search.refine import Refine, RefineOracle, RefineVerified
 from maieutic.search.vote import Greedy, Vote, WeightedVote
 
 #: Name → `(sampler, chat, read, *, options) -> Search`.
 SEARCHES: Mapping[str, Callable[..., Search]] = MappingProxyType(
-    {made.name: made for made in (Greedy, Vote, WeightedVote, BestOfN)}
+    {made.name: made for made in (Greedy, Vote, WeightedVote, BestOfN, Wait, Refine, RefineVerified, RefineOracle)}
 )
 
 

@@ -1,0 +1,6 @@
+"""Tests of searches share a chat of letters (`search_letters`)."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
