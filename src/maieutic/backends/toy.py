@@ -4,7 +4,7 @@ Its logits are looked up by (prompt, position in the completion, previous token)
 a small vocabulary every completion can be enumerated and every expectation computed exactly (`enumerate_completions`).
 It obeys the same protocols as the real backends; what trains here trains there.
 
-`ScriptedSampler` is the other fake: it "writes" what it is told to.
+Other fakes are in `scripted`: `ScriptedSampler` "writes" what it is told to.
 
 Letters: `B` rows, `T` tokens, `V` vocabulary.
 """
@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from maieutic.backends.scripted import ScriptedSampler
 from maieutic.backends.toy_sums import STOP, ToyChat, ToySums
 from maieutic.core.following import Following
 from maieutic.core.neighbourhood import KeptPolicy
@@ -117,20 +118,28 @@ class _Choices:
 
 @dataclass
 class ToySampler:
-    """Samples from the table, token by token; the same key and sibling always draw the same numbers."""
+    """Samples from the table, token by token; the same key and sibling always draw the same numbers.
+
+    `opening`: how many tokens of a prompt are the conversation's first ones, where it has several turns; what follows
+    them is looked up as the learner does, as part of the completion. None: all are.
+    """
 
     model: ToyModel
     version: Callable[[], int] = lambda: 0
+    opening: int | None = None
 
     async def sample(self, prompt_tokens: Sequence[int], params: Sampling, n: int) -> list[Completion]:
         """`n` completions."""
-        if params.max_tokens > self.model.length:
-            raise PromptTooLong(
-                f"the toy model has {self.model.length} positions: got max_tokens={params.max_tokens}; build it longer"
-            )
         prompt = tuple(prompt_tokens)
+        said = 0 if self.opening is None else max(0, len(prompt) - self.opening)
+        if said + params.max_tokens > self.model.length:
+            raise PromptTooLong(
+                f"the toy model has {self.model.length} positions: got {said} tokens after the opening and "
+                f"max_tokens={params.max_tokens}; build it longer"
+            )
         with torch.no_grad():
-            rows = self.model.table[self.model.bucket(prompt)].double() / (params.temperature or 1.0)
+            table = self.model.table[self.model.bucket(prompt[: self.opening]), said:]
+            rows = table.double() / (params.temperature or 1.0)
         rows[0].index_fill_(1, torch.tensor(sorted(params.not_first), dtype=torch.long), -torch.inf)
         at = lru_cache(maxsize=None)(lambda position: _Choices.of(rows[position]))  # siblings meet the same states
         return [self._one(prompt, params, sibling, at) for sibling in range(n)]
@@ -152,13 +161,15 @@ class ToySampler:
             tokens.append(token)
             mask.append(True)
             logprobs.append(choices.logprobs[before][token])
-            if token in params.stop_ids:
+            if token in params.stop_ids or params.ends(tokens):
                 return self._done(tokens, mask, logprobs, Finish.STOP)
             if params.interject is not None and token in params.interject_ids:
                 inserted = list(params.interject(tuple(tokens)))[: params.max_tokens - len(tokens)]
                 tokens += inserted
                 mask += [False] * len(inserted)
                 logprobs += [0.0] * len(inserted)
+                if inserted and params.ends(tokens):
+                    return self._done(tokens, mask, logprobs, Finish.STOP)
         return self._done(tokens, mask, logprobs, Finish.LENGTH)
 
     def _done(self, tokens: list[int], mask: list[bool], logprobs: list[float], finish: Finish) -> Completion:
@@ -365,11 +376,13 @@ def toy_policy(
     learning_rate: float = 0.3,
     seed: int = 0,
     critic: bool = False,
+    opening: int | None = None,
 ) -> Policy:
-    """A policy over a toy chat's words: completions of up to `length` tokens, `buckets` different prompts."""
+    """A policy over a toy chat's words: completions of up to `length` tokens, `buckets` different prompts. `opening`:
+    tokens of the prompts of conversations, see `ToySampler`."""
     model = ToyModel(len(chat.words), length, buckets, seed=seed)
     learner = ToyLearner(model, learning_rate, critic=ToyCritic(model) if critic else None)
-    return Policy(learner, ToySampler(model, lambda: learner.version), chat)
+    return Policy(learner, ToySampler(model, lambda: learner.version, opening), chat)
 
 
 def enumerate_completions(model: ToyModel, max_tokens: int) -> Iterator[tuple[int, ...]]:
@@ -379,19 +392,3 @@ def enumerate_completions(model: ToyModel, max_tokens: int) -> Iterator[tuple[in
         for body in itertools.product(others, repeat=length):
             yield (*body, STOP)
     yield from itertools.product(others, repeat=max_tokens)
-
-
-@dataclass
-class ScriptedSampler:
-    """A sampler that writes what `script(prompt_tokens, sibling)` says, tokens chosen with certainty (log-prob 0)."""
-
-    script: Callable[[tuple[int, ...], int], Sequence[int]]
-
-    async def sample(self, prompt_tokens: Sequence[int], params: Sampling, n: int) -> list[Completion]:
-        """The script's tokens, cut at `max_tokens`."""
-        made = []
-        for sibling in range(n):
-            tokens = tuple(self.script(tuple(prompt_tokens), sibling))[: params.max_tokens]
-            finish = Finish.STOP if tokens and tokens[-1] in params.stop_ids else Finish.LENGTH
-            made.append(Completion(tokens, (True,) * len(tokens), (0.0,) * len(tokens), finish))
-        return made

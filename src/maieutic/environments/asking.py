@@ -3,9 +3,10 @@
 Environments are written by others. Whatever one raises, or does not answer in time, ends its episode only
 (`EpisodeFailed`); a ConfigError goes through, since what is not installed or not allowed fails in every episode.
 
-The loop lives in a thread that lasts as long as the process, so that an environment may keep connections open, and is
-answered while the sampler computes. A call that never waits cannot be cancelled: its thread is left behind, and later
-calls go to another one.
+The loop lives in a thread that lasts as long as the process, so that an environment may keep connections open, and
+answers while the sampler computes. A call that never waits cannot be cancelled: its thread is left behind, and later
+calls go to another one. An environment that says `at_once = True` of itself neither waits nor computes for long, as a
+game of words; it is called where the sampler runs, which is quicker, and without a limit.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ TIMEOUT = 30.0
 GRACE = 1.0
 
 _CALLS = LoopThread("maieutic-environments")
-_WATCH = LoopThread("maieutic-environments-watch")
 _shown: set[str] = set()
 
 
@@ -37,31 +37,40 @@ class EpisodeFailed(Exception):
     """An environment failed: `str(error)` says how, in one line."""
 
 
-async def ask(what: str, call: Callable[[], Awaitable[T]], seconds: float) -> T:
-    """What the call returns. Raises EpisodeFailed when it raises or takes longer than `seconds`.
+async def ask(what: str, call: Callable[[], Awaitable[T]], seconds: float | None) -> T:
+    """What the call returns. Raises EpisodeFailed when it raises or takes longer than `seconds`; with None it is made
+    right here, for what answers at once.
 
     `what` names it for people: "guess.step". The first failure of each name is logged with its traceback.
     """
     with beside("environment"):
         try:
-            return await _WATCH.run(_watched(call, seconds))
+            return await (call() if seconds is None else _in_time(call, seconds))
         except ConfigError:
             raise
-        except TimeoutError as error:
+        except _Late as error:
             raise _failed(what, f"no answer within {seconds:g} s", error) from error
         # The environment is somebody else's: whatever it raises ends this episode, and is told.
         except Exception as error:
             raise _failed(what, f"{type(error).__name__}: {error}", error) from error
 
 
-async def _watched(call: Callable[[], Awaitable[T]], seconds: float) -> T:
+async def _in_time(call: Callable[[], Awaitable[T]], seconds: float) -> T:
+    loop = asyncio.get_running_loop()
+    made = _CALLS.begin(_limited(call, seconds))
+    result = asyncio.wrap_future(made)
+
+    def give_up() -> None:
+        if not made.done():  # it never waits: the thread is its own now
+            _CALLS.close()
+            if not result.done():
+                result.set_exception(_Late())
+
+    watch = loop.call_later(seconds + GRACE, give_up)
     try:
-        return await asyncio.wait_for(_CALLS.run(_limited(call, seconds)), seconds + GRACE)
-    except _Late as late:
-        raise TimeoutError from late
-    except TimeoutError:
-        _CALLS.close()  # it never waits: the thread is its own now
-        raise
+        return await result
+    finally:
+        watch.cancel()
 
 
 async def _limited(call: Callable[[], Awaitable[T]], seconds: float) -> T:
@@ -69,15 +78,17 @@ async def _limited(call: Callable[[], Awaitable[T]], seconds: float) -> T:
         return await call()
 
     inner = asyncio.ensure_future(made())
-    done, _ = await asyncio.wait([inner], timeout=seconds)
-    if done:
-        return inner.result()
-    inner.cancel()
-    raise _Late
+    try:
+        done, _ = await asyncio.wait([inner], timeout=seconds)
+    finally:
+        inner.cancel()
+    if not done:
+        raise _Late
+    return inner.result()
 
 
 class _Late(Exception):
-    """It could be cancelled at the limit."""
+    """It took longer than it may."""
 
 
 def _failed(what: str, how: str, error: BaseException) -> EpisodeFailed:

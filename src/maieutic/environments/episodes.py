@@ -28,6 +28,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from maieutic.environments.asking import TIMEOUT, EpisodeFailed, ask
+from maieutic.environments.openings import opening_tokens
 from maieutic.environments.turns import Turns
 from maieutic.errors import ModelError, PromptTooLong
 from maieutic.protocols import Chat, Completion, Environment, Episode, Reply, Sampler, Sampling
@@ -79,6 +80,13 @@ def turn_limit(environment: Environment) -> int | None:
     return getattr(environment, "max_turn_length", None)
 
 
+def answer_limit(environment: Environment) -> float | None:
+    """Seconds for each answer of an environment (`timeout_seconds`); None for one that answers `at_once`."""
+    if getattr(environment, "at_once", False):
+        return None
+    return float(getattr(environment, "timeout_seconds", None) or TIMEOUT)
+
+
 class Transcript:
     """What was said so far, as tokens with masks, log-probs and spans, and what the turns brought."""
 
@@ -91,6 +99,7 @@ class Transcript:
         self.turns = 0
         self.rewards: list[tuple[int, float]] = []
         self.parts: dict[str, list[float]] = defaultdict(list)
+        self.totals: dict[str, float] = {}
         self.note = ""
 
     def turn(self, completion: Completion, chat: Chat) -> str:
@@ -125,6 +134,12 @@ class Transcript:
         if reply.done or reply.note:  # what was shown last is shown to people only
             self.note = reply.note or said(reply.messages)
 
+    @property
+    def last_turn(self) -> str:
+        """The text of the model's last turn."""
+        begin = max(i for i, span in enumerate(self.spans) if span.role in ("prompt", "environment"))
+        return "".join(span.text for span in self.spans[begin + 1 :])
+
     def _add(self, tokens: Sequence[int], mask: Sequence[bool], logprobs: Sequence[float]) -> None:
         self.tokens += tokens
         self.mask += mask
@@ -156,15 +171,15 @@ class Table:
         `place`, (visit, sibling), says when it is this episode's turn; the caller holds a seat for it. Raises what the
         sampler raises, but for an opening that does not fit the model.
         """
-        environment = self.environment
-        limit = float(getattr(environment, "timeout_seconds", None) or TIMEOUT)
+        environment, limit = self.environment, answer_limit(self.environment)
         made, episode, score = Transcript(()), None, None
         try:
-            episode = await ask(f"{environment.name}.start", lambda: environment.start(task, seed), limit)
-            made = Transcript(self.chat.prompt(await _opening(environment.name, episode, limit)))
+            episode, opening = await ask(f"{environment.name}.start", lambda: _begun(environment, task, seed), limit)
+            made = Transcript(opening_tokens(self.chat, opening, episode))
             finish = await self._turns(episode, made, key, place, limit)
             score = await ask(f"{environment.name}.score", episode.score, limit)
             _check_score(environment.name, score)
+            made.totals = dict(getattr(episode, "parts", {}))
         except (EpisodeFailed, PromptTooLong) as error:
             finish, made.note, score = Finish.ERROR, str(error), None
         finally:
@@ -173,7 +188,7 @@ class Table:
         return self._played(task, made, finish, score, place[1])
 
     async def _turns(
-        self, episode: Episode, made: Transcript, key: str, place: tuple[int, int], limit: float
+        self, episode: Episode, made: Transcript, key: str, place: tuple[int, int], limit: float | None
     ) -> Finish:
         end = len(made.tokens) + self.sampling.max_tokens
         name = self.environment.name
@@ -204,13 +219,14 @@ class Table:
 
     def _played(self, task: Task, made: Transcript, finish: Finish, score: Score | None, sibling: int) -> Played:
         start = made.spans[0].stop
+        judged = getattr(self.environment, "judges_last_turn", False)
         rollout = Rollout(
             task_id=task.id,
             tokens=tuple(made.tokens),
             mask=tuple(made.mask),
             logprobs=tuple(made.logprobs),
             finish=finish,
-            text=self.chat.decode(made.tokens[start:]),
+            text=made.last_turn if judged else self.chat.decode(made.tokens[start:]),
             spans=tuple(made.spans),
             sibling=sibling,
             version=made.version or 0,
@@ -220,17 +236,15 @@ class Table:
         if finish is Finish.ERROR:
             return Played(rollout)
         parts = {name: sum(values) / len(values) for name, values in made.parts.items()}
-        return Played(rollout, score, tuple(made.rewards), parts, made.note)
+        return Played(rollout, score, tuple(made.rewards), {**parts, **made.totals}, made.note)
 
 
-async def _opening(name: str, episode: Episode, limit: float) -> tuple[Message, ...]:
-    async def opening() -> tuple[Message, ...]:
-        return tuple(episode.opening)
-
-    return await ask(f"{name}.opening", opening, limit)
+async def _begun(environment: Environment, task: Task, seed: str) -> tuple[Episode, tuple[Message, ...]]:
+    episode = await environment.start(task, seed)
+    return episode, tuple(episode.opening)
 
 
-async def _closed(name: str, episode: Episode, limit: float) -> None:
+async def _closed(name: str, episode: Episode, limit: float | None) -> None:
     with suppress(EpisodeFailed):  # it was told once, and the episode is over
         await ask(f"{name}.close", episode.close, limit)
 

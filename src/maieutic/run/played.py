@@ -1,16 +1,76 @@
-"""Tasks that are played turn by turn in an environment: what a stage on them cannot have."""
+"""Tasks that are played turn by turn in an environment: how a config says so, and what a stage on them cannot have.
+
+[tasks.train]
+taskset = "file"
+path = "numbers.jsonl"
+environment = "my_game.py:Guess"          # or a name of `environments.rules.ENVIRONMENTS`
+environment_options = { highest = 100 }
+max_turns = 8                             # and max_turn_length (tokens), turn_timeout_seconds
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from maieutic.config import StageConfig
-from maieutic.errors import ConfigError
-from maieutic.protocols import Taskset
-from maieutic.tasks.taskset import environment_of
+from maieutic.environments.rules import ENVIRONMENTS, Ruled, make_environment
+from maieutic.errors import ConfigError, UnknownName
+from maieutic.own_environment import Games, load_environment
+from maieutic.protocols import Environment, Taskset
+from maieutic.tasks.taskset import environment_of, take
 
 if TYPE_CHECKING:
     from maieutic.core.parts import Algorithm
+
+
+#: Keys of a table of tasks that any taskset takes.
+RULES = ("environment", "environment_options", "max_turns", "max_turn_length", "turn_timeout_seconds")
+
+
+def rules_in(options: Mapping[str, Any], takes: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options in two parts: rules of play, and those of the taskset, which may have options of these names."""
+    rules = {key: value for key, value in options.items() if key in RULES and key not in takes}
+    return rules, {key: value for key, value in options.items() if key not in rules}
+
+
+def named_environment(name: str, options: Mapping[str, Any]) -> Environment:
+    """The environment of that name, or of a class in a file ("my_game.py:Guess").
+
+    Raises ConfigError and UnknownName for what there is not.
+    """
+    if ".py:" in name:
+        return load_environment(name, options)
+    if name not in ENVIRONMENTS:
+        raise UnknownName("environment", name, [*ENVIRONMENTS, "file.py:Class"])
+    return make_environment(name, options)
+
+
+def under_rules(made: Taskset, rules: Mapping[str, Any]) -> Taskset:
+    """The tasks, played as the rules say. Raises ConfigError for rules without an environment."""
+    if not rules:
+        return made
+    environment = environment_of(made)
+    if "environment" in rules:
+        environment = named_environment(str(rules["environment"]), rules.get("environment_options", {}))
+    elif "environment_options" in rules:
+        raise ConfigError(
+            f"taskset {made.name!r}: got environment_options without an environment; name one, or give the options to "
+            "the taskset that brings its own"
+        )
+    if environment is None:
+        raise ConfigError(
+            f"taskset {made.name!r}: got {', '.join(sorted(rules))}, and the model answers its tasks once. Leave it "
+            'out, or say in what they are played: environment = "guess", or "my_game.py:Class"'
+        )
+    seconds = rules.get("turn_timeout_seconds")
+    if seconds is not None and isinstance(environment, Games):
+        environment, seconds = environment.with_timeout(float(seconds)), None
+    limits = (rules.get("max_turns"), rules.get("max_turn_length"), seconds)
+    if any(limit is not None for limit in limits):
+        environment = Ruled(environment, *limits)
+    return replace(take(made), environment=environment)
 
 
 def check_played(stage: StageConfig, algorithm: Algorithm, taskset: Taskset) -> None:

@@ -1,4 +1,5 @@
-"""Tasksets by name, joined with the verifier that checks them and the tool they may use.
+"""Tasksets by name, joined with the verifier that checks them, the tool they may use and the environment they are
+played in.
 
 A taskset knows how its own answers look where it makes them itself (`arithmetic`, `svamp`). Answers that people wrote
 (`gsm8k`, a file, a Hub data set) are read by `AnswerVerifier`; `verifier` and `tool` choose others by name.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from maieutic.config import Config, TasksConfig
@@ -17,6 +19,7 @@ from maieutic.errors import ConfigError, DataError, UnknownName
 from maieutic.protocols import Taskset
 from maieutic.rewards.adapt_gym import GymVerifier
 from maieutic.rewards.answers import AnswerVerifier
+from maieutic.run.played import RULES, rules_in, under_rules
 from maieutic.tasks import TASKSETS, find_taskset, make_taskset, mixture, shuffled, take
 from maieutic.tasks.reasoning_gym import PREFIX
 
@@ -36,11 +39,18 @@ CHECKED = 10_000
 def named_taskset(name: str, options: Mapping[str, Any]) -> Taskset:
     """The taskset of that name: `named_taskset("file", {"path": "mine.jsonl", "verifier": "flexible"})`.
 
-    Besides the taskset's own options, `verifier` is one of `VERIFIERS` and `tool` one of `environments.tools.TOOLS`.
+    Besides the taskset's own options, `verifier` is one of `VERIFIERS`, `tool` one of `environments.tools.TOOLS`, and
+    `run.played` says in what environment the tasks are played.
     Raises UnknownName and ConfigError for what is not known, DataError for an answer that cannot be compared with.
     """
-    given = dict(options)
     factory = find_taskset(name)
+    rules, own = rules_in(options, () if factory is None else inspect.signature(factory).parameters)
+    return under_rules(_named(name, own), rules)
+
+
+def _named(name: str, options: Mapping[str, Any]) -> Taskset:
+    factory = find_taskset(name)
+    given = over(factory, options, lambda other: named_taskset(other, {}))
     takes = {} if factory is None else inspect.signature(factory).parameters
     chosen = given.pop("verifier", WRITTEN_BY_PEOPLE.get(name))
     if chosen is not None and "verifier" in takes:
@@ -58,6 +68,15 @@ def named_taskset(name: str, options: Mapping[str, Any]) -> Taskset:
     return make_taskset(name, **{**given, **_tool(given)})
 
 
+def over(
+    factory: Callable[..., Taskset] | None, options: Mapping[str, Any], make: Callable[[str], Taskset]
+) -> dict[str, Any]:
+    """The options, with what `make` makes of a name where the factory takes another taskset."""
+    takes = {} if factory is None else inspect.signature(factory).parameters
+    wraps = {name for name, parameter in takes.items() if parameter.annotation == "Taskset"}
+    return {key: make(value) if key in wraps and isinstance(value, str) else value for key, value in options.items()}
+
+
 def _tool(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"tool": make_tool(str(given["tool"]))} if "tool" in given else {}
 
@@ -68,7 +87,7 @@ def _check_keys(name: str, spec: TasksConfig) -> None:
     if factory is None:
         raise UnknownName("taskset", str(spec.taskset), [*TASKSETS, f"{PREFIX}…"])
     takes = inspect.signature(factory).parameters
-    own = {"taskset", "start", "limit", "shuffle", "verifier", "tool"}
+    own = {"taskset", "start", "limit", "shuffle", "verifier", "tool", *RULES}
     for key in spec.options:
         if key not in {*takes, *own}:
             near = difflib.get_close_matches(key, {*takes, *own}, n=1, cutoff=0.5)
@@ -93,15 +112,22 @@ class Tasksets:
             self._made[name] = self._make(name, self._config.tasks[name], ())
         return self._made[name]
 
+    def _part(self, name: str, inside: tuple[str, ...]) -> Taskset:
+        """The tasks of that name, which are a part of those `inside`."""
+        if name not in self._config.tasks:
+            raise UnknownName("tasks", name, self._config.tasks)
+        return self._make(name, self._config.tasks[name], inside)
+
     def _make(self, name: str, spec: TasksConfig, inside: tuple[str, ...]) -> Taskset:
         if name in inside:
-            raise ConfigError(f"tasks.{name} is a mixture of itself, by way of {' → '.join((*inside, name))}")
+            raise ConfigError(f"tasks.{name} is made of itself, by way of {' → '.join((*inside, name))}")
         if spec.mixture is not None:
             parts = {self._make(n, self._config.tasks[n], (*inside, name)): w for n, w in spec.mixture.items()}
             made: Taskset = mixture(parts, self._config.seed, spec.size, name)
         else:
             _check_keys(name, spec)
-            made = named_taskset(str(spec.taskset), spec.options)
+            part = partial(self._part, inside=(*inside, name))
+            made = named_taskset(str(spec.taskset), over(find_taskset(str(spec.taskset)), spec.options, part))
         if spec.shuffle:
             made = shuffled(made, self._config.seed)
         if spec.start or spec.limit is not None:

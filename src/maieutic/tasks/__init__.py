@@ -12,11 +12,15 @@ from maieutic.tasks.code import PassesTests, code
 from maieutic.tasks.documents import documents
 from maieutic.tasks.files import file
 from maieutic.tasks.gsm8k import gsm8k
+from maieutic.tasks.guess import guess
 from maieutic.tasks.hub import hub
+from maieutic.tasks.number_games import countdown, countdown_vocabulary, game_of_24
 from maieutic.tasks.reasoning_gym import PREFIX, gym_taskset
 from maieutic.tasks.svamp import mawps_asdiv, svamp
 from maieutic.tasks.taskset import Tasks, mixture, shuffled, take
+from maieutic.tasks.teaching import teaching
 from maieutic.tasks.verify import AnswerAfterMarker, NumberAfterMarker, ProgramValue, number_after_marker
+from maieutic.tasks.wordle import wordle, wordle_vocabulary
 
 #: Name → factory. The first line of a factory's docstring is what `maieutic tasks` shows.
 TASKSETS: dict[str, Callable[..., Taskset]] = {
@@ -28,6 +32,11 @@ TASKSETS: dict[str, Callable[..., Taskset]] = {
     "code": code,
     "documents": documents,
     "hub": hub,
+    "guess": guess,
+    "countdown": countdown,
+    "game_of_24": game_of_24,
+    "teaching": teaching,
+    "wordle": wordle,
 }
 
 
@@ -61,10 +70,14 @@ __all__ = [
     "arithmetic",
     "arithmetic_vocabulary",
     "code",
+    "countdown",
+    "countdown_vocabulary",
     "documents",
     "file",
     "find_taskset",
+    "game_of_24",
     "gsm8k",
+    "guess",
     "hub",
     "make_taskset",
     "mawps_asdiv",
@@ -73,4 +86,7 @@ __all__ = [
     "shuffled",
     "svamp",
     "take",
+    "teaching",
+    "wordle",
+    "wordle_vocabulary",
 ]

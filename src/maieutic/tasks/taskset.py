@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import overload
 
+from maieutic.environments.rules import EachInItsOwn
 from maieutic.errors import ConfigError
 from maieutic.protocols import Environment, Taskset, Tool, Verifier
 from maieutic.types import Task, Verdict
@@ -143,7 +144,7 @@ def mixture(weights: Mapping[Taskset, float], seed: int | str, size: int | None 
 
     Shares are rounded by largest remainder and are therefore exact, not random. `size=None` takes the largest size for
     which every taskset has enough tasks. Raises ConfigError for an empty mixture, a weight that is not positive, two
-    tasksets of one name, different tools, or a taskset too small for its share.
+    tasksets of one name, different tools, an environment for some of them only, or a taskset too small for its share.
     """
     tasksets = tuple(weights)
     _check_mixture(weights)
@@ -164,7 +165,9 @@ def mixture(weights: Mapping[Taskset, float], seed: int | str, size: int | None 
         draws += [(which, position) for position in order[:count]]
     Random(f"{seed}/mixture/order/{size}").shuffle(draws)
     verifier = EachByItsOwn({tasks.name: tasks.verifier for tasks in tasksets})
-    return Tasks(name, Lazy(size, Mixed(tasksets, tuple(draws))), verifier, tasksets[0].tool)
+    played = {tasks.name: found for tasks in tasksets if (found := environment_of(tasks)) is not None}
+    environment = EachInItsOwn(played) if played else None
+    return Tasks(name, Lazy(size, Mixed(tasksets, tuple(draws))), verifier, tasksets[0].tool, environment)
 
 
 def _check_mixture(weights: Mapping[Taskset, float]) -> None:
@@ -180,6 +183,12 @@ def _check_mixture(weights: Mapping[Taskset, float]) -> None:
         raise ConfigError(
             f"the tasksets {', '.join(names)} have different tools, but the tasks of a mixture share one; "
             "give all of them the same tool, or none"
+        )
+    answered = [tasks.name for tasks in weights if environment_of(tasks) is None]
+    if 0 < len(answered) < len(weights):
+        raise ConfigError(
+            f"a mixture of {', '.join(names)}, of which {', '.join(answered)} are answered once and the others played "
+            "in an environment; mix tasks of one kind, or train on them in stages of their own"
         )
 
 
