@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 from maieutic.curriculum import Curriculum
+from maieutic.environments.demonstrated import demonstrated_episode, turns_shown
 from maieutic.errors import ConfigError, DataError, RewardError
 from maieutic.loops import run_async
 from maieutic.protocols import Chat, Source, Taskset, Tool
@@ -310,8 +311,12 @@ def demonstration(task: Task, solution: str, chat: Chat, tool: Tool | None = Non
     """A worked solution as the rollout that would have written it.
 
     What the tool would have inserted is masked, and tokenised in the same pieces as at sampling time. Log-probs are 0:
-    nobody sampled it, so losses that need a sampler's log-probs have no business with it.
+    nobody sampled it, so losses that need a sampler's log-probs have no business with it. Where the task demonstrates
+    several turns, these are what the solution stands for.
     """
+    turns = turns_shown(task)
+    if turns is not None and solution == task.meta.get("solution"):
+        return demonstrated_episode(task, turns, chat)
     prompt = chat.prompt(task.prompt)
     tokens, mask = list(prompt), [False] * len(prompt)
     for piece, chosen in _pieces(solution, tool):

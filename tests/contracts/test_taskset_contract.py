@@ -114,6 +114,21 @@ def other_program(task):
     return "n0 * 0 - 77"
 
 
+def guessed(task):
+    """The secret, as a guess."""
+    return f"<think>It must be this.</think>\n<guess>{task.answer}</guess>"
+
+
+def guessed_otherwise(task):
+    """A word that is no word."""
+    return "<guess>QQQQQ</guess>"
+
+
+def wordle_case(**options):
+    """Wordle, which needs no data."""
+    return Case("wordle", lambda data, tmp: make_taskset("wordle", **options), guessed, guessed_otherwise, False)
+
+
 CASES = {
     "arithmetic": procedural(size=300),
     "arithmetic, validation": procedural(split="validation", difficulty=1),
@@ -133,6 +148,8 @@ CASES = {
     "documents": Case(
         "documents", own_documents, lambda t: t.meta["text"], lambda t: "#", needs_data=False, answered=False
     ),
+    "wordle, games": wordle_case(words=60),
+    "wordle, snapshots": wordle_case(kind="snapshots", size=60),
     "mixture": Case("", mixed, lambda t: t.meta.get("solution") or marked(t), needs_data=False),
     "shuffled": Case("", lambda data, tmp: shuffled(arithmetic(size=50), 3), needs_data=False),
     "take": Case("", lambda data, tmp: take(arithmetic(size=50), 10, 40), needs_data=False),

@@ -21,6 +21,7 @@ from maieutic.rewards.format import think_format
 from maieutic.rewards.lift import FailureBudget, load_reward
 from maieutic.rewards.penalties import PENALTIES
 from maieutic.rewards.shaping import SHAPING
+from maieutic.rewards.wordle import WORDLE
 from maieutic.run.judges import JUDGES
 from maieutic.step_rewards import MonteCarlo, StepRewards
 
@@ -59,6 +60,7 @@ NAMED: Mapping[str, Callable[..., Reward]] = {
     **SHAPING,
     **PENALTIES,
     **JUDGES,
+    **WORDLE,
 }
 #: What a name begins with → what makes it; the whole name is its parameter `where`. The first that fits is taken.
 PREFIXED: Mapping[str, Callable[..., Reward]] = {
@@ -87,6 +89,8 @@ def one_reward(name: str, stage: StageConfig, taskset: Taskset) -> Reward:
 
 
 def _maker(name: str) -> Callable[..., Reward]:
+    if name in NAMED:  # its name may have a colon
+        return NAMED[name]
     return next((make for prefix, make in PREFIXED.items() if name.startswith(prefix)), own_function)
 
 
