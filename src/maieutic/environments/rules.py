@@ -11,6 +11,7 @@ from typing import Any
 
 from maieutic.choose import choose
 from maieutic.environments.guess import Guess
+from maieutic.environments.self_correction import SelfCorrection
 from maieutic.errors import ConfigError
 from maieutic.protocols import Environment, Episode, Reply
 from maieutic.types import Message, Score, Task
@@ -18,12 +19,16 @@ from maieutic.types import Message, Score, Task
 #: Name → factory.
 ENVIRONMENTS: dict[str, Callable[..., Environment]] = {
     "guess": Guess,
+    "self_correction": SelfCorrection,
 }
 
 
-def make_environment(name: str, options: Mapping[str, Any]) -> Environment:
-    """The environment of that name. Raises UnknownName and ConfigError for what there is not."""
-    return choose("environment", ENVIRONMENTS, name, options)
+def make_environment(name: str, options: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> Environment:
+    """The environment of that name; `known` is what a factory gets of the tasks where it has a parameter of the name.
+
+    Raises UnknownName and ConfigError for what there is not.
+    """
+    return choose("environment", ENVIRONMENTS, name, options, known)
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ def rules_in(options: Mapping[str, Any], takes: Collection[str]) -> tuple[dict[s
     return rules, {key: value for key, value in options.items() if key not in rules}
 
 
-def named_environment(name: str, options: Mapping[str, Any]) -> Environment:
-    """The environment of that name, or of a class in a file ("my_game.py:Guess").
+def named_environment(name: str, options: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> Environment:
+    """The environment of that name, or of a class in a file ("my_game.py:Guess"); `known` as `make_environment`.
 
     Raises ConfigError and UnknownName for what there is not.
     """
@@ -44,7 +44,7 @@ def named_environment(name: str, options: Mapping[str, Any]) -> Environment:
         return load_environment(name, options)
     if name not in ENVIRONMENTS:
         raise UnknownName("environment", name, [*ENVIRONMENTS, "file.py:Class"])
-    return make_environment(name, options)
+    return make_environment(name, options, known)
 
 
 def under_rules(made: Taskset, rules: Mapping[str, Any]) -> Taskset:
@@ -53,7 +53,8 @@ def under_rules(made: Taskset, rules: Mapping[str, Any]) -> Taskset:
         return made
     environment = environment_of(made)
     if "environment" in rules:
-        environment = named_environment(str(rules["environment"]), rules.get("environment_options", {}))
+        options = rules.get("environment_options", {})
+        environment = named_environment(str(rules["environment"]), options, {"verifier": made.verifier})
     elif "environment_options" in rules:
         raise ConfigError(
             f"taskset {made.name!r}: got environment_options without an environment; name one, or give the options to "
