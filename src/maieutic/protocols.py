@@ -63,6 +63,15 @@ class Taskset(Protocol):
 Interject = Callable[[Sequence[int]], Sequence[int]]
 
 
+@dataclass(slots=True)
+class Prefill:
+    """Counts what a sampler does with the prompts of calls that carry it: tokens `computed`, and tokens `reused`, of
+    which it still had the keys and values."""
+
+    computed: int = 0
+    reused: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How to sample.
@@ -71,7 +80,10 @@ class Sampling:
     distribution there, not on which other rows share the batch. Temperature 0 means greedy (log-probs are then those
     at temperature 1). `stop_ids` end a completion (the stop token is part of it). `interject` is asked after each
     chosen token in `interject_ids`; what it returns follows with `mask` False. `not_first` cannot be the first token:
-    what is left there is renormalised (log-probs too), as engines do that know a least number of tokens.
+    what is left there is renormalised (log-probs too), as engines do that know a least number of tokens. `until` is
+    asked, with the completion so far, after each token in `until_ids` that was chosen, and where an insertion ends in
+    one: where it says True the completion ends (STOP). With `prefill`, engines that can keep what they read, for
+    prompts that begin with it, and count it there.
     """
 
     max_tokens: int
@@ -81,6 +93,13 @@ class Sampling:
     interject: Interject | None = None
     interject_ids: frozenset[int] = frozenset()
     not_first: frozenset[int] = frozenset()
+    until: Callable[[Sequence[int]], bool] | None = None
+    until_ids: frozenset[int] = frozenset()
+    prefill: Prefill | None = field(default=None, compare=False)
+
+    def ends(self, tokens: Sequence[int]) -> bool:
+        """Whether `until` says that a completion ends which has just got the last of these tokens."""
+        return self.until is not None and tokens[-1] in self.until_ids and self.until(tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +154,11 @@ class Reply:
 
 
 class Episode(Protocol):
-    """One game, one attempt at a task: a state that the model's turns change. Used by one rollout, then closed."""
+    """One game, one attempt at a task: a state that the model's turns change. Used by one rollout, then closed.
+
+    It may have `tools`, schemas that the model is told of; `parts`, numbers of the whole episode to be recorded; and
+    `judges_last_turn`, True where rewards are to see the model's last turn instead of the transcript.
+    """
 
     @property
     def opening(self) -> tuple[Message, ...]:

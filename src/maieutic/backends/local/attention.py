@@ -131,6 +131,12 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scalin
     )
 
 
+def attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+    """Attention of one row: `[q, H, D]` over `[k, K, D]`, `mask [q, k]`; causal when there is none."""
+    asked, keys, values = (x.transpose(0, 1)[None] for x in (query, key, value))
+    return _sdpa(asked, keys, values, mask, scaling)[0].transpose(0, 1)
+
+
 @dataclass(frozen=True)
 class Block:
     """Rows of similar length, attended to in one padded call.

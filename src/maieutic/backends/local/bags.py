@@ -96,6 +96,49 @@ class BagStore:
             placed.append(_Placed(tuple(alone), tuple(together)))
         return BagPrefill(self, packed, tuple(placed))
 
+    def place(self, admission: Admission) -> _Placed:
+        """See `cache.KeyValues`."""
+        shared = self._shared(admission)
+        self.own[list(admission.slots)] = len(admission.prompt) if shared else 0
+        if shared:
+            return _Placed((), ((0, self.families.place(admission)),))
+        self.families.leave(admission.slots)
+        return _Placed(tuple((0, slot) for slot in admission.slots), ())
+
+    def put(self, place: _Placed, layer: int, key: Tensor, value: Tensor) -> None:
+        """See `cache.KeyValues`."""
+        self.write(layer, place, key.transpose(0, 1)[None], value.transpose(0, 1)[None])
+
+    def write(self, layer: int, placed: _Placed, new_keys: Tensor, new_values: Tensor) -> None:
+        """Prompts of one block, `[rows, K, width, D]`, to where they go."""
+        keys, values = self.layer(layer, new_keys.transpose(1, 2))
+        for row, place in placed.together:
+            self.families.keep(place, layer, new_keys[row], new_values[row])
+        if placed.alone:
+            rows, slots = (list(numbers) for numbers in zip(*placed.alone, strict=True))
+            width = new_keys.shape[2]
+            values[slots, :, :width] = new_values[rows]
+            whole = new_keys.new_zeros(len(rows), keys.shape[1], _up(width), keys.shape[3])
+            whole[:, :, :width] = new_keys[rows]
+            paged = whole.view(len(rows), keys.shape[1], -1, WIDTH, keys.shape[3]).transpose(3, 4)
+            keys[slots, :, : paged.shape[2]] = paged
+
+    def read(self, slot: int, start: int, stop: int) -> dict[int, tuple[Tensor, Tensor]]:
+        """See `cache.KeyValues`."""
+        own, found = int(self.own[slot]), {}
+        begin, end = max(0, start - own), max(0, stop - own)
+        for layer, (keys, values) in self.layers.items():
+            pages = keys[slot, :, : _up(end) // WIDTH].transpose(2, 3)
+            mine = (pages.reshape(len(keys[slot]), -1, keys.shape[3])[:, begin:end], values[slot, :, begin:end])
+            if start < own:
+                shared = self.families.kept(slot, layer)
+                mine = (
+                    torch.cat([shared[0][:, start : min(stop, own)], mine[0]], dim=1),
+                    torch.cat([shared[1][:, start : min(stop, own)], mine[1]], dim=1),
+                )
+            found[layer] = tuple(each.transpose(0, 1).clone() for each in mine)
+        return found  # type: ignore[return-value]
+
     def _shared(self, admission: Admission) -> bool:
         return self.families.wanted(admission.siblings)
 
@@ -143,19 +186,8 @@ class BagPrefill:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """See `attention.Layout`."""
-        keys, values = self.store.layer(layer, key)
         for block, placed in zip(self.packed.blocks, self.placed, strict=True):
-            new_keys, new_values = block.pad(key), block.pad(value)  # [rows, K, width, D]
-            for row, place in placed.together:
-                self.store.families.keep(place, layer, new_keys[row], new_values[row])
-            if placed.alone:
-                rows, slots = (list(numbers) for numbers in zip(*placed.alone, strict=True))
-                width = block.width
-                values[slots, :, :width] = new_values[rows]
-                whole = new_keys.new_zeros(len(rows), keys.shape[1], _up(width), keys.shape[3])
-                whole[:, :, :width] = new_keys[rows]
-                paged = whole.view(len(rows), keys.shape[1], -1, WIDTH, keys.shape[3]).transpose(3, 4)
-                keys[slots, :, : paged.shape[2]] = paged
+            self.store.write(layer, placed, block.pad(key), block.pad(value))
         return self.packed.attend(layer, query, key, value, scaling)
 
 

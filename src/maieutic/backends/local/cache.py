@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maieutic.backends.local.attention import Layout, PackedLayout
+from maieutic.protocols import Prefill
 
 Ints = NDArray[np.int64]
 
@@ -25,13 +26,15 @@ Ints = NDArray[np.int64]
 class Admission(NamedTuple):
     """Rows that begin: those in `slots` go on from `prompt`, each by at most `room` tokens.
 
-    `siblings` is how many rows were asked of the prompt in all, of which some may come later.
+    `siblings` is how many rows were asked of the prompt in all, of which some may come later. With `prefill`, what is
+    kept of the prompt's beginning is not run again, and what was is counted there.
     """
 
     prompt: Sequence[int]
     slots: Sequence[int]
     room: int
     siblings: int = 1
+    prefill: Prefill | None = None
 
 
 class KeyValues(Protocol):
@@ -55,6 +58,18 @@ class KeyValues(Protocol):
         self, packed: PackedLayout, members: Sequence[Sequence[int]], admissions: Sequence[Admission]
     ) -> Layout:
         """The layout of a forward over the prompts of `admissions`, of which block `i` holds `members[i]`."""
+        ...
+
+    def place(self, admission: Admission) -> Any:
+        """Where the keys and values of a prompt go, for `put`."""
+        ...
+
+    def put(self, place: Any, layer: int, key: Tensor, value: Tensor) -> None:
+        """Write a whole prompt's keys and values `[t, K, D]` of one layer."""
+        ...
+
+    def read(self, slot: int, start: int, stop: int) -> dict[int, tuple[Tensor, Tensor]]:
+        """Copies of a slot's keys and values at positions `start:stop`, `[t, K, D]` by layer."""
         ...
 
     def decode(self, positions: Ints, alive: NDArray[np.bool_]) -> Layout:
@@ -112,6 +127,22 @@ class Store:
             rows.append(self._put(np.repeat(np.arange(len(block)), [len(own) for own in slots])))
             targets.append(self._put(np.concatenate(slots)))
         return PrefillLayout(self, packed, tuple(rows), tuple(targets))
+
+    def place(self, admission: Admission) -> Tensor:
+        """See `KeyValues`: the slots."""
+        return self._put(np.asarray(admission.slots, np.int64))
+
+    def put(self, place: Tensor, layer: int, key: Tensor, value: Tensor) -> None:
+        """See `KeyValues`."""
+        for store, new in zip(self.layer(layer, key, value), (key, value), strict=True):
+            store[place, : len(new)] = new
+
+    def read(self, slot: int, start: int, stop: int) -> dict[int, tuple[Tensor, Tensor]]:
+        """See `KeyValues`."""
+        return {
+            layer: (keys[slot, start:stop].clone(), values[slot, start:stop].clone())
+            for layer, (keys, values) in self.layers.items()
+        }
 
     def decode(self, positions: Ints, alive: NDArray[np.bool_]) -> DecodeLayout:
         """See `KeyValues`."""

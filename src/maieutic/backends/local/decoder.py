@@ -23,6 +23,7 @@ from maieutic.backends.local.bags import BagStore
 from maieutic.backends.local.cache import Admission, KeyValues, Store
 from maieutic.backends.local.lean import lean_for
 from maieutic.backends.local.packing import Piece, lay_out
+from maieutic.backends.local.prefixes import NOTHING, Prefixes, Prior, Resumed, fingerprint
 from maieutic.backends.local.trunk import Trunk
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class Decoder(Protocol):
 
     off_policy: bool
 
-    def begin(self) -> None:
-        """A batch of rows begins; until `end` the weights stay as they are."""
+    def begin(self, version: int = 0) -> None:
+        """A batch of rows begins; until `end` the weights stay as they are. `version` counts their updates."""
         ...
 
     def end(self) -> None:
@@ -82,6 +83,10 @@ class Decoder(Protocol):
         """What runs several steps without asking the host in between; None where nothing does."""
         ...
 
+    def keep(self, slot: int, tokens: Sequence[int]) -> None:
+        """Keep the keys and values of a row that has ended, for prompts that begin with what it was fed."""
+        ...
+
 
 class SlotDecoder:
     """Decoding through plugged attention, in as few calls as the module allows.
@@ -107,11 +112,16 @@ class SlotDecoder:
         self.lean = lean_for(trunk, numbers or kept) if plain else lean_for(trunk)
         self.numbers = numbers if numbers and self.lean is not None and self.lean.lays_out else kept
         self.off_policy = False
+        self.prefixes = Prefixes()
 
-    def begin(self) -> None:
+    def begin(self, version: int = 0) -> None:
         """See `Decoder`."""
+        self._serve(version)
         if self.lean is not None:
             self.lean.begin()
+
+    def _serve(self, version: int) -> None:
+        self.prefixes.serve((version, fingerprint(self.trunk.module)))
 
     def end(self) -> None:
         """See `Decoder`. The store goes too: what comes next (an update) may want its memory."""
@@ -130,6 +140,13 @@ class SlotDecoder:
 
     def _prefill(self, admissions: Sequence[Admission]) -> Tensor:
         """Logits `[N, V]` after the prompts, whose keys and values the store then has."""
+        priors = [NOTHING if one.prefill is None else self.prefixes.find(one.prompt) for one in admissions]
+        for one, prior in zip(admissions, priors, strict=True):
+            if one.prefill is not None:
+                one.prefill.computed += len(one.prompt) - prior.length
+                one.prefill.reused += prior.length
+        if any(prior.length for prior in priors):
+            return self._resume(admissions, priors)
         pieces = [Piece(np.asarray(one.prompt, dtype=np.int64), 0, i) for i, one in enumerate(admissions)]
         packed, starts, _ = lay_out(pieces, [])
         flat = np.empty(sum(len(p.tokens) for p in pieces), np.int64)
@@ -143,6 +160,19 @@ class SlotDecoder:
         hidden = self._run(self._put(flat), self._put(positions), layout)
         ends = starts + np.array([len(p.tokens) for p in pieces]) - 1
         return self._head(hidden[self._put(ends)])
+
+    def _resume(self, admissions: Sequence[Admission], priors: Sequence[Prior]) -> Tensor:
+        """As `_prefill`, of prompts of which the beginnings are there."""
+        rest = [np.asarray(one.prompt, np.int64)[prior.length :] for one, prior in zip(admissions, priors, strict=True)]
+        positions = [np.arange(prior.length, prior.length + len(own)) for prior, own in zip(priors, rest, strict=True)]
+        layout = Resumed(self.store, admissions, priors, self.device)
+        hidden = self._run(self._put(np.concatenate(rest)), self._put(np.concatenate(positions)), layout)
+        return self._head(hidden[self._put(np.cumsum([len(own) for own in rest]) - 1)])
+
+    def keep(self, slot: int, tokens: Sequence[int]) -> None:
+        """See `Decoder`. Where decode steps are coarser than prompts, another read would be another prompt: nothing."""
+        if self.numbers == next(self.trunk.head.parameters()).dtype:
+            self.prefixes.keep(tokens, lambda start, stop: self.store.read(slot, start, stop))
 
     def _run(self, tokens: Tensor, positions: Tensor, layout: Layout) -> Tensor:
         return self.trunk.hidden(tokens, positions, layout)
@@ -220,8 +250,11 @@ class OrdinaryDecoder:
         self.families: list[_Siblings] = []
         self.off_policy = False
 
-    def begin(self) -> None:
+    def begin(self, version: int = 0) -> None:
         """See `Decoder`: nothing is made of the weights."""
+
+    def keep(self, slot: int, tokens: Sequence[int]) -> None:
+        """See `Decoder`: not known of an arbitrary cache."""
 
     def stepper(self) -> Stepper | None:
         """See `Decoder`."""
@@ -241,6 +274,8 @@ class OrdinaryDecoder:
         for one in admissions:
             # Every sibling runs the prompt: repeating a cache is not possible for every kind of cache.
             tokens = torch.tensor([list(one.prompt)], device=self.device).repeat(len(one.slots), 1)
+            if one.prefill is not None:
+                one.prefill.computed += tokens.numel()
             self.families.append(_Siblings(one.slots, tokens))
             after.append(self.families[-1].run(self.module)[0])
         return torch.stack(after)

@@ -157,6 +157,12 @@ class Families:
         """Store a layer's keys and values of a prompt, `[K, width, D]`."""
         self.shelves[place[0]].keep(place[1], layer, keys, values)
 
+    def kept(self, slot: int, layer: int) -> tuple[Tensor, Tensor]:
+        """The keys and values `[K, columns, D]` of the prompt to which a slot belongs."""
+        columns, place = self.home[slot].tolist()
+        keys, values = self.shelves[columns].layers[layer]
+        return keys[place], values[place]
+
     def leave(self, slots: Sequence[int]) -> None:
         """These slots belong to no family."""
         if len(slots):

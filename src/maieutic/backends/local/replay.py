@@ -206,8 +206,9 @@ class ReplayedDecoder(SlotDecoder):
         self.room: int | None = None
         self.plainly, self.captured = "", 0
 
-    def begin(self) -> None:
+    def begin(self, version: int = 0) -> None:
         """See `Decoder`: copies of the weights are made anew."""
+        self._serve(version)
         self.body.begin()
         self.room = _free(self.device, self._held())
 

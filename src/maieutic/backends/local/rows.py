@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -58,6 +59,15 @@ _SLOT = np.dtype([  # aligned, as torch wants the fields
     ("temperature", np.float32), ("key", np.uint64), ("rules", np.int64), ("sibling", np.int64),
     ("forced", np.bool_),
 ], align=True)  # fmt: skip
+
+
+class Ended(NamedTuple):
+    """A row that has ended in `slot`, which nobody has taken yet; `fed` are the tokens after the prompt that it was
+    fed: the last one never is."""
+
+    slot: int
+    request: Request
+    fed: tuple[int, ...]
 
 
 class Rows:
@@ -111,8 +121,8 @@ class Rows:
             if self.requests[slot].future.done():
                 self._release(slot)
 
-    def write(self, slots: Ints, tokens: Ints, logprobs: NDArray[np.float32], version: int) -> None:
-        """Append to the rows in `slots` the tokens drawn for them, and finish those that end here.
+    def write(self, slots: Ints, tokens: Ints, logprobs: NDArray[np.float32], version: int) -> list[Ended]:
+        """Append to the rows in `slots` the tokens drawn for them, and finish those that end here: which are returned.
 
         A row with tokens waiting in its queue gets the next of those instead of the one drawn.
         """
@@ -129,11 +139,16 @@ class Rows:
         rules = self.slots["rules"][slots]
         stopped = chosen & self.rules.stops[rules, tokens]
         asked = chosen & ~stopped & self.rules.interjects[rules, tokens]
-        for slot in slots[asked].tolist():
+        inserted = ~chosen & ~self.slots["forced"][slots] & self.rules.interjects[rules, tokens]
+        for at in np.flatnonzero(asked | inserted):
+            stopped[at] = self._until(int(slots[at]))
+        for slot in slots[asked & ~stopped].tolist():
             self._interject(slot)
         full = count + 1 >= self.slots["limit"][slots]
-        for at in np.flatnonzero(stopped | full):
+        return [
             self._finish(int(slots[at]), Finish.STOP if stopped[at] else Finish.LENGTH, version)
+            for at in np.flatnonzero(stopped | full)
+        ]
 
     def _next_forced(self, slot: int) -> int:
         queue = self.queues[slot]
@@ -141,10 +156,19 @@ class Rows:
         self.slots["forced"][slot] = bool(queue)
         return token
 
+    def _until(self, slot: int) -> bool:
+        """Does whoever asked want the row to end with the token that it has just got?"""
+        request, count = self.requests[slot], int(self.slots["count"][slot])
+        try:
+            return request.params.ends(self.written[slot, :count].tolist())
+        except Exception as error:  # noqa: BLE001 - the caller's own function: only its request fails
+            request.fail(error)
+            return False
+
     def _interject(self, slot: int) -> None:
         request, count = self.requests[slot], int(self.slots["count"][slot])
         interject = request.params.interject
-        if interject is None:
+        if interject is None or int(self.slots["token"][slot]) not in request.params.interject_ids:
             return
         try:
             inserted = [int(token) for token in interject(tuple(self.written[slot, :count].tolist()))]
@@ -157,7 +181,7 @@ class Rows:
             self.queues[slot] = deque(inserted)
             self.slots["forced"][slot] = True
 
-    def _finish(self, slot: int, reason: Finish, version: int) -> None:
+    def _finish(self, slot: int, reason: Finish, version: int) -> Ended:
         count = int(self.slots["count"][slot])
         completion = Completion(
             tuple(self.written[slot, :count].tolist()),
@@ -166,8 +190,10 @@ class Rows:
             reason,
             version,
         )
-        self.requests[slot].finish(int(self.slots["sibling"][slot]), completion)
+        request = self.requests[slot]
+        request.finish(int(self.slots["sibling"][slot]), completion)
         self._release(slot)
+        return Ended(slot, request, completion.tokens[:-1])
 
     def _release(self, slot: int) -> None:
         self.slots["alive"][slot] = False
@@ -215,7 +241,8 @@ class Rows:
 
 
 class Rules:
-    """Stop and interjection sets as tables `[rules, V]`, one row a distinct pair of sets."""
+    """Tokens that stop a row, and those after which somebody is asked, as tables `[rules, V]`: one row a distinct pair
+    of sets."""
 
     def __init__(self, vocabulary: int) -> None:
         self.numbers: dict[tuple[frozenset[int], frozenset[int]], int] = {}
@@ -224,7 +251,7 @@ class Rules:
 
     def number(self, params: Sampling) -> int:
         """The row of these sampling parameters' sets."""
-        sets = (frozenset(params.stop_ids), frozenset(params.interject_ids))
+        sets = (frozenset(params.stop_ids), frozenset(params.interject_ids | params.until_ids))
         if sets not in self.numbers:
             self.numbers[sets] = len(self.numbers)
             self.stops = np.vstack([self.stops, self._row(sets[0])])

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from maieutic.backends.local.cache import Admission
 from maieutic.backends.local.decoder import Decoder
 from maieutic.backends.local.replay import Block, Stepper
-from maieutic.backends.local.rows import Request, Rows, draw, without
+from maieutic.backends.local.rows import Ended, Request, Rows, draw, without
 from maieutic.backends.local.static import STEPS
 from maieutic.backends.local.trunk import bare
 from maieutic.backends.local.uniform import uniforms
@@ -125,7 +125,7 @@ class LocalSampler:
         """Admit, decode, finish, until nobody waits. Between steps other tasks run (rewards of finished groups)."""
         try:
             await asyncio.sleep(0)  # callers started together are admitted together
-            self.decoder.begin()
+            self.decoder.begin(self.version())
             while self.waiting or self.rows.alive.any():
                 self.rows.drop_abandoned()
                 self._admit()
@@ -196,8 +196,9 @@ class LocalSampler:
                 break
         if admitted:
             with phase("prefill"):
-                count(sum(len(request.prompt) for request, _ in admitted))
+                before = _reused(admitted)
                 self._prefill(admitted)
+                count(sum(len(request.prompt) for request, _ in admitted) - _reused(admitted) + before)
 
     def _wanted(self) -> int:
         return sum(request.pending for request in self.waiting)
@@ -207,7 +208,9 @@ class LocalSampler:
         for request, slots in admitted:  # first, so that their callers hear of it when the model fails
             self.rows.place(request, slots)
         admissions = [
-            Admission(request.prompt, slots, request.params.max_tokens, len(request.completions))
+            Admission(
+                request.prompt, slots, request.params.max_tokens, len(request.completions), request.params.prefill
+            )
             for request, slots in admitted
         ]
         logits = self.decoder.admit(admissions, self.columns, self.rows.used)
@@ -261,7 +264,7 @@ class LocalSampler:
                 return
             count(len(live))
             self._check_finite(logprobs[live])
-            self.rows.write(live, tokens[live], logprobs[live], self.version())
+            self._keep(self.rows.write(live, tokens[live], logprobs[live], self.version()))
 
     def _write(self, numbers: np.ndarray, logits: Tensor) -> None:
         slots = self.rows.slots[numbers]
@@ -270,7 +273,13 @@ class LocalSampler:
         tokens, logprobs = draw(logits, temperatures, uniform)
         found = logprobs.cpu().numpy()
         self._check_finite(found)
-        self.rows.write(numbers, tokens.cpu().numpy(), found, self.version())
+        self._keep(self.rows.write(numbers, tokens.cpu().numpy(), found, self.version()))
+
+    def _keep(self, ended: Sequence[Ended]) -> None:
+        """What rows have read is there for prompts that begin with it, where their callers go on from such."""
+        for slot, request, fed in ended:
+            if request.params.prefill is not None:
+                self.decoder.keep(slot, (*request.prompt, *fed))
 
     @staticmethod
     def _check_finite(logprobs: np.ndarray) -> None:
@@ -291,3 +300,9 @@ class LocalSampler:
             columns = int(self.rows.slots["position"][sources].max())
             self.decoder.move(sources, targets, columns)
         self.rows.move(sources, targets)
+
+
+def _reused(admitted: Sequence[tuple[Request, list[int]]]) -> int:
+    """Tokens counted as reused so far by those who count."""
+    counters = {id(request.params.prefill): request.params.prefill for request, _ in admitted}
+    return sum(counter.reused for counter in counters.values() if counter is not None)
