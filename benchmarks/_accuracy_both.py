@@ -90,6 +90,7 @@ def parse(said: str | None, arguments: list[str] | None) -> argparse.Namespace:
     for name, usual in {**sizes, "--threads": 1, "--seed": 0}.items():
         parser.add_argument(name, type=int, default=usual)
     parser.add_argument("--learning-rate", type=float, required=True)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of matrix products")
     return parser.parse_args(arguments)
 
 

@@ -3,7 +3,8 @@
     python -m benchmarks._accuracy_side --model DIR --data problems.jsonl --out DIR --learning-rate 5e-4
 
 What a user would write: a backend, a policy, tasks, a roller, a source, an algorithm and the loop. The loss counts
-every token alike (TRL's "dapo").
+every token alike (TRL's "dapo"). Rows without an advantage stay out of the update, which changes no gradient
+(`spare_rows` of a config).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from safetensors.torch import save_file
 
 from maieutic.algorithms import grpo
 from maieutic.backends.local import LocalBackend, Optimiser
+from maieutic.core.sparing import Sparing
 from maieutic.core.weights import token_mean
 from maieutic.models.causal import load_causal
 from maieutic.rewards.compose import answer_reward
@@ -59,9 +61,10 @@ def save_weights(module: Any, path: Path) -> None:
 
 def run(given: Namespace) -> Record:
     """The steps."""
-    model = load_causal(given.model, template="plain", dtype="float32", device="cpu")
+    model = load_causal(given.model, template="plain", dtype="float32", precision=given.precision, device="cpu")
     backend = LocalBackend(threads=given.threads)
     policy = backend.policy(model, Optimiser(learning_rate=given.learning_rate, betas=(0.9, 0.999)))
+    policy = replace(policy, learner=Sparing(policy.learner))
     roller = Roller(
         policy.sampler, policy.chat, answer_reward(judge), max_completion_length=given.max_completion, seed=given.seed
     )

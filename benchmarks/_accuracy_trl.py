@@ -4,11 +4,12 @@
 
 Needs trl, not maieutic. The algorithm's settings are TRL's defaults (β = 0, one iteration, clip 0.2, "dapo", rewards
 divided by the group's deviation, temperature 1, gradients of length 1 at most, no weight decay), but for a constant
-rate and problems in the order of the file. The rest is what makes it fast on a CPU: float32, no gradient checkpointing,
-nothing logged or saved by the trainer, all completions of a step generated at once, no second forward for old
-log-probs (which goes with one iteration), rows of `--micro` in an update's micro-batches (16, 32, 64 and 128 took the
-same time). Completions come from transformers' `generate`: with its continuous batching, which TRL offers too, a step
-took five times as long on a CPU.
+rate and problems in the order of the file. Weights are float32; with --precision bfloat16 it computes under autocast,
+as is TRL's default. The rest is what makes it fast on a CPU: no gradient checkpointing,
+nothing logged or saved by the trainer, all completions of a step generated at once, no second forward for old log-probs
+(which goes with one iteration), rows of `--micro` in an update's micro-batches (16, 32, 64 and 128 took the same time).
+Completions come from transformers' `generate`: with its continuous batching, which TRL offers too, a step took five
+times as long on a CPU.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def settings(given, out):
         lr_scheduler_type="constant",
         seed=given.seed,
         gradient_checkpointing=False,
-        bf16=False,
+        bf16=given.precision == "bfloat16",
         use_cpu=True,
         dataloader_pin_memory=False,
         logging_strategy="no",

@@ -1,14 +1,14 @@
 """Seconds and samples until a held-out pass@1 is reached, GRPO by maieutic and by TRL from the same checkpoint.
 
     python -m benchmarks accuracy [--work DIR] [--threads 1] [--jobs 1] [--trl-python PYTHON] [--target 0.55]
-                                  [--quick] [--json FILE]
+                                  [--precision bfloat16] [--quick] [--json FILE]
 
 `make bench-trl` builds the environment that TRL is run in. Both programs start from one Qwen2 of 1.3 million
 parameters, fine-tuned once on arithmetic problems solved by somebody who misreads sentences, and practise on the same
 problems in the same order with the same reward (`_accuracy_both.py`): GRPO with β = 0, every token alike, one optimiser
 step a batch, temperature 1, AdamW (0.9, 0.999) without weight decay, gradients of length 1 at most, at a constant rate.
 Each of the same rates is tried by both, with the same seeds. They are run in turn, each in a fresh process. TRL's
-settings are `_accuracy_trl.py`'s.
+settings are `_accuracy_trl.py`'s. Weights are float32; --precision bfloat16 lets both make products in bfloat16.
 
 Every few steps the weights are kept, off the clock, and examined afterwards by one examiner, maieutic's sampler on
 held-out problems, several samples each at temperature 1. The clock runs from before the first step to the end of the
@@ -66,6 +66,7 @@ class Study:
     held_out: int = 300
     samples: int = 3
     micro: int = 32
+    precision: str = "float32"
     start: Mapping[str, Any] = field(default_factory=dict)
 
     def recipe(self) -> Recipe:
@@ -228,6 +229,7 @@ def one(study: Study, work: Path, peer: Peer | None, rate: float, seed: int, thr
         "model": work / "start", "data": work / f"practice-{seed}.jsonl", "out": out, "steps": study.steps,
         "every": study.every, "prompts": study.prompts, "generations": study.generations,
         "max_completion": study.length, "learning_rate": rate, "micro": study.micro, "threads": threads, "seed": seed,
+        "precision": study.precision,
     }  # fmt: skip
     paths = {key: value.resolve() for key, value in settings.items() if isinstance(value, Path)}
     program = [sys.executable, "-m", "benchmarks._accuracy_side"] if peer is None else [peer.python, peer.program]
@@ -308,6 +310,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of each program")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument("--target", type=float, default=TARGET, help="pass@1, 0 to 1")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of matrix products")
     parser.add_argument("--trl-python", type=Path, help="the Python that has trl (default: .venv-trl/bin/python)")
     parser.add_argument("--alone", action="store_true", help="measure maieutic by itself")
     parser.add_argument("--quick", action="store_true", help="two steps of a tiny model, in WORK/quick")
@@ -326,6 +329,7 @@ def main(arguments: list[str] | None = None) -> int:
     peer = find_peer(PROGRAM, given.trl_python, given.alone)
     machine, versions = describe_machine(given.threads), describe_versions(peer)
     study, work = (QUICK, given.work / "quick") if given.quick else (USUAL, given.work)
+    study = replace(study, precision=given.precision)
     made = {
         **report(do(study, work, peer, given.threads, given.jobs), given.target, given.threads),
         "study": asdict(study), "machine": machine, "versions": versions,
