@@ -20,7 +20,7 @@ LEVELS = [
     {"steps", "endpoint", "wordle"},
     {"environments"},
     {"core", "tasks", "rewards"},
-    {"models", "own_environment"},
+    {"models", "own_environment", "attempts"},
     {"algorithms", "backends"},
     {"rollout", "pack", "annotate", "evaluate", "curriculum", "search"},
     {"train", "play", "sources", "ahead", "teachers", "step_rewards", "rationalise", "conformance", "guards", "teaching"},

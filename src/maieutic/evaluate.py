@@ -18,6 +18,8 @@ computed later, and two evaluations can be compared problem by problem.
     unparsed        share of samples in which the verifier found no answer
     errors          share of samples whose making failed; they count as wrong above
     length          tokens the model chose in a sample
+    turns           of an episode, where the tasks are played in an environment
+    won             share of episodes that were won: correct ones, of those drawn (pass@1 by another name)
 
 `vote_optimistic@k` and `vote_pessimistic@k` let the correct answer win or lose every tie, and `vote_null_wrong@k` lets
 samples without an answer vote for a wrong one.
@@ -29,13 +31,14 @@ import asyncio
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from maieutic.attempts import Sample, asked
 from maieutic.core.estimators import Nulls, Ties, pass_at_k, strict_majority_at_k, vote_at_k
 from maieutic.core.intervals import (
     Difference,
@@ -46,32 +49,13 @@ from maieutic.core.intervals import (
     sign_flip,
     wilson,
 )
-from maieutic.environments.inline import interjection
-from maieutic.errors import ConfigError, DataError, ModelError, PromptTooLong, UnknownName
-from maieutic.loops import run_async
-from maieutic.protocols import Chat, Completion, Sampler, Sampling, Taskset
+from maieutic.errors import ConfigError, DataError, UnknownName
+from maieutic.loops import run_async, together
+from maieutic.protocols import Chat, Sampler, Taskset
 from maieutic.types import Finish, Task
 
 Floats = NDArray[np.float64]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One completion and how it was judged. Filled by `evaluate`.
-
-    >>> Sample("3 + 4 = 7", answer="7", correct=True, finish=Finish.STOP, tokens=6)
-
-    `answer` is what the verifier read, None if it found none; `tokens` counts those the model chose, and `logprob` is
-    their mean log-prob in nats (None where it was not kept).
-    """
-
-    text: str
-    answer: str | None
-    correct: bool
-    finish: Finish
-    tokens: int
-    logprob: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +139,7 @@ class Evaluation:
         if self.n:
             names += dict.fromkeys(["pass@1", *(f"{name}@{k}" for name in ("pass", "vote", "strict") for k in ks)])
         names += ["truncated", "unparsed", "errors", "length"]
+        names += ["won", "turns"] if all(s.turns is not None for problem in self.problems for s in problem.all) else []
         return {name: self._interval(name, confidence) for name in names}
 
     def histogram(self) -> list[int]:
@@ -246,26 +231,25 @@ async def evaluate(
     are counted (`errors`); what the verifier or sampler raises otherwise is not caught.
     """
     total = _check(taskset, samples, temperature, greedy, limit, concurrency, max_tokens)
-    interject, interject_ids = interjection(chat, taskset.tool)
-    sampling = Sampling(max_tokens, stop_ids=chat.stop_ids, interject=interject, interject_ids=interject_ids)
+    asking = asked(sampler, chat, taskset, max_tokens)
     room, done = asyncio.Semaphore(concurrency), 0
 
     async def ask(task: Task) -> Problem:
         nonlocal done
-        keyed = replace(sampling, key=f"{seed}/eval/{task.id}")
+        key = f"{seed}/eval/{task.id}"
         async with room:
-            sure, drawn = await _together(
+            sure, drawn = await together(
                 [
-                    _draw(sampler, chat, taskset, task, replace(keyed, temperature=0.0), int(greedy)),
-                    _draw(sampler, chat, taskset, task, replace(keyed, temperature=temperature), samples),
+                    asking.attempts(task, key, int(greedy), 0.0),
+                    asking.attempts(task, key, samples, temperature),
                 ]
             )
         done += 1
         if on_progress is not None:
             on_progress(done, total)
-        return Problem(task.id, sure[0] if sure else None, drawn)
+        return Problem(task.id, sure[0].sample if sure else None, tuple(one.sample for one in drawn))
 
-    problems = await _together([ask(taskset[i]) for i in range(total)])
+    problems = await together([ask(taskset[i]) for i in range(total)])
     settings = {"taskset": taskset.name, "samples": samples, "temperature": temperature, "max_tokens": max_tokens}
     settings |= {"greedy": greedy, "limit": limit, "seed": seed}
     return Evaluation(name or taskset.name, tuple(problems), settings=settings)
@@ -295,40 +279,6 @@ def _check(
     return len(taskset) if limit is None else min(limit, len(taskset))
 
 
-async def _together(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run all at once; when one fails, none is left running behind the error."""
-    jobs = [asyncio.create_task(coroutine) for coroutine in coroutines]
-    try:
-        return await asyncio.gather(*jobs)
-    finally:
-        for job in jobs:
-            job.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
-
-
-async def _draw(
-    sampler: Sampler, chat: Chat, taskset: Taskset, task: Task, params: Sampling, n: int
-) -> tuple[Sample, ...]:
-    if not n:
-        return ()
-    try:
-        completions = await sampler.sample(chat.prompt(task.prompt), params, n)
-    except PromptTooLong:
-        return (Sample("", None, False, Finish.ERROR, 0),) * n
-    if len(completions) != n:
-        raise ModelError(f"task {task.id!r}: got {len(completions)} completions from the sampler, expected {n}")
-    return tuple(_judged(taskset, task, completion, chat.decode(completion.tokens)) for completion in completions)
-
-
-def _judged(taskset: Taskset, task: Task, completion: Completion, text: str) -> Sample:
-    if completion.finish is Finish.ERROR:
-        return Sample(text, None, False, completion.finish, sum(completion.mask))
-    verdict = taskset.verifier(task, text)
-    chosen = sum(completion.mask)
-    mean = sum(completion.logprobs) / chosen if chosen else None
-    return Sample(text, verdict.answer, verdict.correct, completion.finish, chosen, mean)
-
-
 def _problem(row: Mapping[str, Any]) -> Problem:
     greedy = row["greedy"]
     samples = tuple(_sample(sample) for sample in row["samples"])
@@ -337,7 +287,8 @@ def _problem(row: Mapping[str, Any]) -> Problem:
 
 def _sample(row: Mapping[str, Any]) -> Sample:
     finish = Finish(row["finish"])
-    return Sample(row["text"], row["answer"], row["correct"], finish, row["tokens"], row.get("logprob"))
+    numbers = (row["tokens"], row.get("logprob"), row.get("turns"))
+    return Sample(row["text"], row["answer"], row["correct"], finish, *numbers)
 
 
 def _pass(problems: Sequence[Problem], k: int) -> Floats:
@@ -382,13 +333,15 @@ PER_SAMPLE: Mapping[str, Callable[[Sequence[Problem]], Floats]] = {
     "unparsed": functools.partial(_mean_of, lambda sample: sample.answer is None),
     "errors": functools.partial(_mean_of, lambda sample: sample.finish is Finish.ERROR),
     "length": functools.partial(_mean_of, lambda sample: sample.tokens),
+    "turns": functools.partial(_mean_of, lambda sample: sample.turns or 0),
+    "won": functools.partial(_mean_of, lambda sample: sample.correct),
 }
 
 #: Right or wrong, once a problem.
 SINGLE = frozenset({"greedy"})
 
 #: Not a share.
-UNBOUNDED = frozenset({"length"})
+UNBOUNDED = frozenset({"length", "turns"})
 
 #: What a positive and a negative difference mean, where not "better" and "worse".
 WORDS: Mapping[str, tuple[str, str]] = {
@@ -396,4 +349,5 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "unparsed": ("worse", "better"),
     "errors": ("worse", "better"),
     "length": ("longer", "shorter"),
+    "turns": ("longer", "shorter"),
 }

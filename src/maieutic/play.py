@@ -9,7 +9,6 @@ Letters: `G` siblings of a group.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +17,7 @@ from maieutic.environments.episodes import Played, Table, dialogue, turn_limit
 from maieutic.environments.inline import interjection
 from maieutic.environments.turns import Turns
 from maieutic.errors import ConfigError
+from maieutic.loops import together
 from maieutic.protocols import Chat, Environment, Reward, Sampler, Sampling, Tool
 from maieutic.rewards.compose import judge_group
 from maieutic.rollout import in_two_parts
@@ -86,7 +86,7 @@ class Player:
                 finally:
                     seats.leave()
 
-            played = await _together([asyncio.create_task(episode(sibling)) for sibling in siblings])
+            played = await together([episode(sibling) for sibling in siblings])
         with beside("reward"):
             scores = await self._judged(task, played)
         return Group(task, tuple(each.rollout for each in played), tuple(scores), id=visit)
@@ -104,13 +104,3 @@ class Player:
 
 def _unscored(rollout: Rollout) -> Score:
     return Score(None, note=f"the episode failed: {rollout.note}")
-
-
-async def _together(episodes: Sequence[asyncio.Task[Played]]) -> list[Played]:
-    """All of them; when one raises, none is left playing behind the error."""
-    try:
-        return await asyncio.gather(*episodes)
-    finally:
-        for episode in episodes:
-            episode.cancel()
-        await asyncio.gather(*episodes, return_exceptions=True)

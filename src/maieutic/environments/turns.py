@@ -9,6 +9,7 @@ An engine that prefills many prompts at once is also the faster for it.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,6 +27,7 @@ class Turns:
     def __init__(self) -> None:
         self.playing = 0
         self.waiting: dict[Place, asyncio.Future[None]] = {}
+        self._numbers = itertools.count()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @contextmanager
@@ -40,6 +42,10 @@ class Turns:
             yield seats
         finally:
             seats.leave(seats.taken)
+
+    def number(self) -> int:
+        """A number of its own for who asks: the first of a place, where there are no visits."""
+        return next(self._numbers)
 
     async def turn(self, place: Place) -> None:
         """Wait until everybody who plays is ready."""

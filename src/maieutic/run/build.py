@@ -94,10 +94,12 @@ def start_model(config: Config, tasksets: Tasksets, folder: Path) -> str:
 
 
 def corpus(config: Config, tasksets: Tasksets) -> Iterator[str]:
-    """Questions and solutions of the tasks that are trained on, and hints; those of the evaluation are not read."""
+    """Questions and solutions of the tasks that are trained on, what their environments say, and hints; those of the
+    evaluation are not read."""
     yield from (stage.hint for stage in config.stages if stage.hint is not None)
     for name in dict.fromkeys(t for stage in config.stages for t in (stage.tasks, stage.demonstrations) if t):
         tasks = tasksets[name]
+        yield " ".join(getattr(environment_of(tasks), "vocabulary", ()))
         for i in range(min(len(tasks), CORPUS_TASKS)):
             task = tasks[i]
             shown = [task.meta.get(name) for name in ("solution", "chosen", "rejected")]
@@ -284,7 +286,7 @@ def make_source(config: Config, stage: StageConfig, algorithm: Algorithm, taskse
     roller = (Roller if environment is None else partial(Player, environment=environment))(
         policy.sampler,
         policy.chat,
-        with_steps(make_reward(stage, taskset), seed, stage, algorithm, taskset, policy),
+        with_steps(make_reward(stage, taskset, policy), seed, stage, algorithm, taskset, policy),
         max_completion_length=stage.max_completion_length,
         temperature=stage.temperature,
         tool=taskset.tool,

@@ -6,6 +6,7 @@ from random import Random
 
 from maieutic.environments.guess import Guess
 from maieutic.errors import ConfigError
+from maieutic.protocols import Tool, Verifier
 from maieutic.tasks.taskset import Lazy, Tasks
 from maieutic.types import Message, Task, Verdict
 
@@ -17,6 +18,8 @@ def guess(
     max_turns: int = 0,
     haste: float = 0.0,
     max_turn_length: int | None = None,
+    verifier: Verifier | None = None,
+    tool: Tool | None = None,
 ) -> Tasks:
     """A game of several turns: guess a number, and be told higher or lower.
 
@@ -37,7 +40,7 @@ def guess(
         prompt = (Message("user", rules.question),)
         return Task(f"guess/{index}", prompt, str(secret), {"solution": str(shown)})
 
-    return Tasks("guess", Lazy(size, make), _last_number, environment=rules)
+    return Tasks("guess", Lazy(size, make), verifier or _last_number, tool, rules)
 
 
 def _last_number(task: Task, text: str) -> Verdict:
