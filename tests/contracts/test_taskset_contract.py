@@ -129,7 +129,52 @@ def wordle_case(**options):
     return Case("wordle", lambda data, tmp: make_taskset("wordle", **options), guessed, guessed_otherwise, False)
 
 
+def own_questions(data, tmp):
+    rows = [
+        {"id": f"q{n}", "question": f"Which is {n}?", "options": [f"{n + i} apples" for i in range(4)], "answer": "A"}
+        for n in range(12)
+    ]
+    path = tmp / "questions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return make_taskset("multiple_choice", path=path)
+
+
+def own_arc(data, tmp):
+    rows = [
+        {"id": f"q{n}", "question": f"Which is {n}?", "answerKey": str(1 + n % 3),
+         "choices": {"text": [f"{i} pears" for i in range(3)], "label": ["1", "2", "3"]}}
+        for n in range(12)
+    ]  # fmt: skip
+    path = tmp / "test.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return make_taskset("ai2_arc", path=path.parent, split="test")
+
+
+def another_letter(task):
+    """An option that is there and not the right one."""
+    return f"The answer is ({'B' if task.answer == 'A' else 'A'})."
+
+
+def another_colour(task):
+    """The right grid in other colours."""
+    return task.answer.translate(str.maketrans("0123456789", "1234567890"))
+
+
+def another_game(name, **options):
+    """A number game, whose wrong answer is its problem's first number alone."""
+    return Case(name, lambda data, tmp: make_taskset(name, **options), wrong=first_number, needs_data=False)
+
+
+def first_number(task):
+    return f"# {task.meta['numbers'][0]}"
+
+
 CASES = {
+    "ai2_arc": Case("ai2_arc", own_arc, wrong=another_letter, needs_data=False),
+    "multiple_choice": Case("multiple_choice", own_questions, wrong=another_letter, needs_data=False),
+    "arc_agi": Case("arc_agi", made("arc_agi", "arc_agi"), wrong=another_colour),
+    "countdown": another_game("countdown", size=60, numbers=3),
+    "game_of_24": another_game("game_of_24", largest=10, split="test", whole=True),
     "arithmetic": procedural(size=300),
     "arithmetic, validation": procedural(split="validation", difficulty=1),
     "arithmetic, test": procedural(split="test", difficulty=6, size=300),

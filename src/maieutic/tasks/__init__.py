@@ -7,6 +7,7 @@ from typing import Any
 
 from maieutic.choose import choose
 from maieutic.protocols import Taskset
+from maieutic.tasks.arc_agi import arc_agi
 from maieutic.tasks.arithmetic import arithmetic, arithmetic_vocabulary
 from maieutic.tasks.code import PassesTests, code
 from maieutic.tasks.documents import documents
@@ -14,6 +15,7 @@ from maieutic.tasks.files import file
 from maieutic.tasks.gsm8k import gsm8k
 from maieutic.tasks.guess import guess
 from maieutic.tasks.hub import hub
+from maieutic.tasks.multiple_choice import ai2_arc, multiple_choice
 from maieutic.tasks.number_games import countdown, countdown_vocabulary, game_of_24
 from maieutic.tasks.reasoning_gym import PREFIX, gym_taskset
 from maieutic.tasks.svamp import mawps_asdiv, svamp
@@ -33,6 +35,9 @@ TASKSETS: dict[str, Callable[..., Taskset]] = {
     "documents": documents,
     "hub": hub,
     "guess": guess,
+    "ai2_arc": ai2_arc,
+    "multiple_choice": multiple_choice,
+    "arc_agi": arc_agi,
     "countdown": countdown,
     "game_of_24": game_of_24,
     "teaching": teaching,
@@ -67,6 +72,8 @@ __all__ = [
     "PassesTests",
     "ProgramValue",
     "Tasks",
+    "ai2_arc",
+    "arc_agi",
     "arithmetic",
     "arithmetic_vocabulary",
     "code",
@@ -82,6 +89,7 @@ __all__ = [
     "make_taskset",
     "mawps_asdiv",
     "mixture",
+    "multiple_choice",
     "number_after_marker",
     "shuffled",
     "svamp",

@@ -79,19 +79,52 @@ def after(step: str, numbers: Sequence[int | Fraction], rules: Rules = GAME_OF_2
     >>> after("2 * 6 = 12 left 12", [2, 6]), after("2 * 6 = 13", [2, 6]), after("3 * 6 = 18", [2, 6])
     ((Fraction(12, 1),), None, None)
     """
-    written = _read(step)
-    if written is None:
+    said = read_step(step)
+    if said is None:
         return None
-    a, sign, b, c, said = written
     left = list(state(numbers))
-    for operand in (a, b):
+    for operand in (said.left, said.right):
         if operand not in left:
             return None
         left.remove(operand)
-    if _result(a, sign, b) != c or not rules.allow(c):
+    found = state([*left, said.result])
+    return None if said.mistake(found) or not rules.allow(said.result) else found
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a written step says: `left sign right = result`, and what it says remains (None: nothing is said)."""
+
+    left: Fraction
+    sign: str
+    right: Fraction
+    result: Fraction
+    remaining: Numbers | None
+
+    def mistake(self, found: Sequence[Fraction]) -> str:
+        """What it says wrongly, where `found` is what remains if the result is taken as written; empty: nothing."""
+        value = _result(self.left, self.sign, self.right)
+        if value != self.result:
+            return f"{self.left} {self.sign} {self.right} is not {self.result}"
+        if self.remaining is not None and self.remaining != state(found):
+            return f"after {self.left} {self.sign} {self.right} there is left {' '.join(map(str, state(found)))}"
+        return ""
+
+
+def read_step(text: str) -> Step | None:
+    """The step that a text says; None for anything else.
+
+    >>> read_step("2 * 6 = 12 left 4 12").result, read_step("so, 2 * 6 = 12")
+    (Fraction(12, 1), None)
+    """
+    found = _STEP.fullmatch(text.translate(_SIGNS))
+    if found is None:
         return None
-    found = state([*left, c])
-    return found if said is None or state(said) == found else None
+    values = [found[1], found[3], found[4], *(found[5] or "").split()]
+    if not all(_VALUE.fullmatch(value) for value in values):
+        return None
+    a, b, c, *left = map(Fraction, values)
+    return Step(a, found[2], b, c, None if found[5] is None else state(left))
 
 
 def finished(numbers: Sequence[int | Fraction], target: int | Fraction = 24, rules: Rules = GAME_OF_24) -> bool:
@@ -279,18 +312,6 @@ def _result(a: Fraction, sign: str, b: Fraction) -> Fraction | None:
 
 def _words(a: Fraction, sign: str, b: Fraction, c: Fraction, left: Numbers) -> str:
     return f"{a} {sign} {b} = {c} left {' '.join(map(str, left))}"
-
-
-def _read(step: str) -> tuple[Fraction, str, Fraction, Fraction, list[Fraction] | None] | None:
-    """What a step says: two operands, the sign between them, the result, and what it says is left (None: nothing)."""
-    found = _STEP.fullmatch(step.translate(_SIGNS))
-    if found is None:
-        return None
-    values = [found[1], found[3], found[4], *(found[5] or "").split()]
-    if not all(_VALUE.fullmatch(value) for value in values):
-        return None
-    a, b, c, *left = map(Fraction, values)
-    return a, found[2], b, c, None if found[5] is None else left
 
 
 def _ordered_pairs(count: int) -> Iterator[tuple[int, int]]:

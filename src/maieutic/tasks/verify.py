@@ -121,6 +121,17 @@ def _numbered(numbers: Sequence[str]) -> dict[str, Fraction]:
     return {name: value for name, value in values if value is not None}
 
 
+def last_tagged(text: str, tag: str = "answer") -> str | None:
+    """What stands in the last closed tag of a text; None without one.
+
+    >>> last_tagged("<answer>4</answer> or <answer>5</answer>")
+    '5'
+    """
+    close = text.rfind(f"</{tag}>")
+    opened = text.rfind(f"<{tag}>", 0, max(close, 0))
+    return None if opened < 0 else text[opened + len(tag) + 2 : close]
+
+
 def _only_marker(text: str, hashes: int = 1) -> int | Verdict:
     """Where the only marker ends, or the verdict on a text that has none or several."""
     markers = (run for run in _HASHES.finditer(text) if run.end() - run.start() >= hashes)
