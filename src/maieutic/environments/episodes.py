@@ -185,7 +185,7 @@ class Table:
         finally:
             if episode is not None:
                 await _closed(environment.name, episode, limit)
-        return self._played(task, made, finish, score, place[1])
+        return self._played(task, made, finish, score, place[1], getattr(episode, "judges_last_turn", False))
 
     async def _turns(
         self, episode: Episode, made: Transcript, key: str, place: tuple[int, int], limit: float | None
@@ -217,16 +217,17 @@ class Table:
                 return Finish.LENGTH
             made.reply(tokens, reply.messages)
 
-    def _played(self, task: Task, made: Transcript, finish: Finish, score: Score | None, sibling: int) -> Played:
+    def _played(
+        self, task: Task, made: Transcript, finish: Finish, score: Score | None, sibling: int, last_only: bool
+    ) -> Played:
         start = made.spans[0].stop
-        judged = getattr(self.environment, "judges_last_turn", False)
         rollout = Rollout(
             task_id=task.id,
             tokens=tuple(made.tokens),
             mask=tuple(made.mask),
             logprobs=tuple(made.logprobs),
             finish=finish,
-            text=made.last_turn if judged else self.chat.decode(made.tokens[start:]),
+            text=made.last_turn if last_only else self.chat.decode(made.tokens[start:]),
             spans=tuple(made.spans),
             sibling=sibling,
             version=made.version or 0,

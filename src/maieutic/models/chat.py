@@ -12,13 +12,15 @@ earlier turns), `render` raises, because the learner would score tokens that no 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2 import TemplateError
 
 from maieutic.errors import ModelError
+from maieutic.models.chat_tools import as_users, knows_role, with_tools
 from maieutic.types import Message, Span
 
 if TYPE_CHECKING:
@@ -93,6 +95,16 @@ class ChatFormat:
 
     def continuation(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Tokens between the end of an assistant's turn and the start of its next one, when `messages` are said there.
+    def prompt_with_tools(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> tuple[int, ...] | None:
+        """`prompt` with the schemas of tools where the template puts them; None where it knows no tools."""
+        if self.plain:
+            return None
+        begun = messages[-1].content if messages and messages[-1].role == "assistant" else ""
+        tokens = with_tools(self.tokenizer, messages[:-1] if begun else messages, tools)
+        return None if tokens is None else (*tokens, *self.encode(begun))
+
 
         These are what an environment appends in a conversation of several turns. They include what the template writes
         after the token that ends a turn (often a newline). Taken from a made-up conversation, so that the tokens which
@@ -204,8 +216,14 @@ class ChatFormat:
         """Where the span of message `index`, begun at `start`, ends; None where the template cannot be cut there."""
         said, upcoming = messages[: index + 1], messages[index + 1 : index + 2]
         if messages[index].role == "assistant":
+        if not self._knows_tool_role and any(message.role == "tool" for message in messages):
+            messages = as_users(messages)
             shown = self._plain(said) if self.plain else self._template(said)
             stop = _last(shown, self.end_id, start) + 1
+    @cached_property
+    def _knows_tool_role(self) -> bool:
+        return knows_role(self.tokenizer)
+
         elif upcoming and upcoming[0].role == "assistant":
             shown = self.prompt(said)
             stop = len(shown)
