@@ -40,7 +40,7 @@ def cell(code, most):
                 value = eval(compile(_ast.Expression(last.value), file, "eval", dont_inherit=True), _space)
                 if value is not None:
                     print(repr(value))
-    except BaseException as raised:
+    except BaseException as raised:  # noqa: BLE001 - whatever the cell raises is shown
         trace = raised.__traceback__
         while trace is not None and not trace.tb_frame.f_code.co_filename.startswith("<cell"):
             trace = trace.tb_next

@@ -89,12 +89,6 @@ class ChatFormat:
             return self._plain(messages)
         return self._template(messages, open_turn=True)
 
-    def completion(self, text: str) -> tuple[int, ...]:
-        """Tokens of a finished assistant turn: the text and the token that ends it."""
-        return (*self.encode(text), self.end_id)
-
-    def continuation(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Tokens between the end of an assistant's turn and the start of its next one, when `messages` are said there.
     def prompt_with_tools(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
     ) -> tuple[int, ...] | None:
@@ -105,6 +99,12 @@ class ChatFormat:
         tokens = with_tools(self.tokenizer, messages[:-1] if begun else messages, tools)
         return None if tokens is None else (*tokens, *self.encode(begun))
 
+    def completion(self, text: str) -> tuple[int, ...]:
+        """Tokens of a finished assistant turn: the text and the token that ends it."""
+        return (*self.encode(text), self.end_id)
+
+    def continuation(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Tokens between the end of an assistant's turn and the start of its next one, when `messages` are said there.
 
         These are what an environment appends in a conversation of several turns. They include what the template writes
         after the token that ends a turn (often a newline). Taken from a made-up conversation, so that the tokens which
@@ -210,20 +210,20 @@ class ChatFormat:
         return self.encode(text if first else f"\n{text}\n")
 
     def _template(self, messages: Sequence[Message], *, open_turn: bool = False) -> tuple[int, ...]:
+        if not self._knows_tool_role and any(message.role == "tool" for message in messages):
+            messages = as_users(messages)
         return tuple(_apply(self.tokenizer, messages, open_turn=open_turn, tokenize=True))
+
+    @cached_property
+    def _knows_tool_role(self) -> bool:
+        return knows_role(self.tokenizer)
 
     def _cut(self, tokens: tuple[int, ...], messages: Sequence[Message], index: int, start: int) -> int | None:
         """Where the span of message `index`, begun at `start`, ends; None where the template cannot be cut there."""
         said, upcoming = messages[: index + 1], messages[index + 1 : index + 2]
         if messages[index].role == "assistant":
-        if not self._knows_tool_role and any(message.role == "tool" for message in messages):
-            messages = as_users(messages)
             shown = self._plain(said) if self.plain else self._template(said)
             stop = _last(shown, self.end_id, start) + 1
-    @cached_property
-    def _knows_tool_role(self) -> bool:
-        return knows_role(self.tokenizer)
-
         elif upcoming and upcoming[0].role == "assistant":
             shown = self.prompt(said)
             stop = len(shown)
