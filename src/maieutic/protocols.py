@@ -66,10 +66,11 @@ Interject = Callable[[Sequence[int]], Sequence[int]]
 @dataclass(slots=True)
 class Prefill:
     """Counts what a sampler does with the prompts of calls that carry it: tokens `computed`, and tokens `reused`, of
-    which it still had the keys and values."""
+    which it still had the keys and values. `keep` False: what these calls read need not be kept."""
 
     computed: int = 0
     reused: int = 0
+    keep: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class Sampling:
     what is left there is renormalised (log-probs too), as engines do that know a least number of tokens. `until` is
     asked, with the completion so far, after each token in `until_ids` that was chosen, and where an insertion ends in
     one: where it says True the completion ends (STOP). With `prefill`, engines that can keep what they read, for
-    prompts that begin with it, and count it there.
+    prompts that begin with it, and what was computed is counted there.
     """
 
     max_tokens: int

@@ -15,6 +15,7 @@ from typing import Any
 
 from maieutic.errors import ConfigError, UnknownName
 from maieutic.protocols import Chat, Sampler
+from maieutic.search.beam import Beam
 from maieutic.search.best_of_n import BestOfN
 from maieutic.search.budget import Wait
 from maieutic.search.found import Read, Search
@@ -23,7 +24,10 @@ from maieutic.search.vote import Greedy, Vote, WeightedVote
 
 #: Name → `(sampler, chat, read, *, options) -> Search`.
 SEARCHES: Mapping[str, Callable[..., Search]] = MappingProxyType(
-    {made.name: made for made in (Greedy, Vote, WeightedVote, BestOfN, Wait, Refine, RefineVerified, RefineOracle)}
+    {
+        made.name: made
+        for made in (Greedy, Vote, WeightedVote, BestOfN, Beam, Wait, Refine, RefineVerified, RefineOracle)
+    }
 )
 
 

@@ -14,18 +14,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from maieutic.errors import ConfigError
-from maieutic.protocols import Completion, Sampler, Sampling
+from maieutic.protocols import Completion, Prefill, Sampler, Sampling
 from maieutic.search.found import Cost
 from maieutic.search.together import together
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """`n` samples that go on from `tokens`: the prompt, and what is written already of a completion."""
+    """`n` samples that go on from `tokens`: the prompt, and what is written already of a completion.
+
+    `keep`: something may go on from the samples in turn, so the engine is to keep what it has read.
+    """
 
     tokens: tuple[int, ...]
     sampling: Sampling
     n: int = 1
+    keep: bool = True
 
 
 class Purse:
@@ -78,8 +82,10 @@ class Purse:
         sampling = ask.sampling
         if first:  # siblings are numbered from 0 in each call: another key gives other samples
             sampling = replace(sampling, key=f"{sampling.key}/from {first}")
-        made = await self.sampler.sample(ask.tokens, replace(sampling, max_tokens=room), n)
+        seen = Prefill(keep=ask.keep)
+        made = await self.sampler.sample(ask.tokens, replace(sampling, max_tokens=room, prefill=seen), n)
         written = sum(len(each.mask) for each in made)
         chosen = sum(sum(each.mask) for each in made)
-        self.cost += Cost(generated=chosen, prefilled=len(ask.tokens) + written - chosen, calls=1)
+        read = seen.computed if seen.computed or seen.reused else len(ask.tokens)  # of samplers that do not count
+        self.cost += Cost(generated=chosen, prefilled=read + written - chosen, reused=seen.reused, calls=1)
         return made

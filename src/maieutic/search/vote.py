@@ -30,7 +30,7 @@ class Greedy:
     async def solve(self, question: Question, budget: int) -> Found:
         """See `Search`."""
         purse = Purse(self.sampler, budget)
-        [made] = await purse.sample([Ask(question.prompt, replace(question.sampling, temperature=0.0))])
+        [made] = await purse.sample([Ask(question.prompt, replace(question.sampling, temperature=0.0), keep=False)])
         return Found(tuple(candidates(self.chat, self.read, made)), 0, purse.cost)
 
 
@@ -99,7 +99,7 @@ async def drawn(search: Drawing, question: Question, budget: int) -> tuple[list[
     sampling = question.sampling
     if search.temperature is not None:
         sampling = replace(sampling, temperature=search.temperature)
-    [made] = await purse.sample([Ask(question.prompt, sampling, search.samples or budget)])
+    [made] = await purse.sample([Ask(question.prompt, sampling, search.samples or budget, keep=False)])
     return candidates(search.chat, search.read, made), purse.cost
 
 

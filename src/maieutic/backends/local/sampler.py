@@ -278,7 +278,7 @@ class LocalSampler:
     def _keep(self, ended: Sequence[Ended]) -> None:
         """What rows have read is there for prompts that begin with it, where their callers go on from such."""
         for slot, request, fed in ended:
-            if request.params.prefill is not None:
+            if request.params.prefill is not None and request.params.prefill.keep:
                 self.decoder.keep(slot, (*request.prompt, *fed))
 
     @staticmethod
