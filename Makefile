@@ -5,8 +5,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 TRL    := .venv-trl
+VLLM   := .vllm
 
-.PHONY: install demo test lint bench bench-trl clean
+.PHONY: install demo test lint bench bench-trl vllm test-vllm clean
 
 install: $(STAMP)
 
@@ -42,5 +43,18 @@ $(TRL)/.installed: benchmarks/requirements-trl.txt
 bench-trl: install $(TRL)/.installed
 	$(BIN)/python -m benchmarks step $(ARGS)
 
+# vLLM too (3.4 GB). The list is whole and is taken without what its packages ask for: torchvision and its like, which
+# come along, are builds for another torch, and break it.
+$(VLLM)/.installed: benchmarks/requirements-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c benchmarks/requirements-vllm.txt torch
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements-vllm.txt
+	@touch $@
+
+vllm: $(VLLM)/.installed
+
+test-vllm: install vllm
+	$(BIN)/python -m pytest tests/endpoint/test_vllm.py $(ARGS)
+
 clean:
-	rm -rf $(VENV) $(TRL) .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info
+	rm -rf $(VENV) $(TRL) $(VLLM) .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info

@@ -21,6 +21,7 @@ from maieutic.cli.sample import sample
 from maieutic.cli.sandbox import sandbox
 from maieutic.cli.show import show
 from maieutic.cli.sweep import sweep
+from maieutic.cli.teacher import teacher
 from maieutic.cli.train import train
 
 app = typer.Typer(
@@ -110,5 +111,6 @@ for verb, function in VERBS.items():
     )(function)
 app.add_typer(reward)
 app.add_typer(sandbox)
+app.add_typer(teacher)
 
 command = typer.main.get_command(app)
