@@ -14,6 +14,7 @@ import maieutic
 from maieutic.cli.catalogue import algorithms, tasks
 from maieutic.cli.compare import compare
 from maieutic.cli.demo import demo
+from maieutic.cli.distil import distil
 from maieutic.cli.evaluate import evaluate
 from maieutic.cli.plan import plan
 from maieutic.cli.reward import reward
@@ -22,6 +23,7 @@ from maieutic.cli.sandbox import sandbox
 from maieutic.cli.show import show
 from maieutic.cli.sweep import sweep
 from maieutic.cli.teacher import teacher
+from maieutic.cli.teach import teach
 from maieutic.cli.train import train
 
 app = typer.Typer(
@@ -66,6 +68,14 @@ EXAMPLES = {
         "maieutic train --run runs/my --resume",
     ],
     "plan": [
+    "teach": [
+        "maieutic teach examples/teach.toml",
+        "maieutic teach examples/teach.toml --dry-run --set rl.steps=10",
+    ],
+    "distil": [
+        "maieutic distil examples/distil.toml",
+        "maieutic distil examples/distil.toml --only-collect --set collect.limit=100",
+    ],
         "maieutic plan my.toml --completion-length 120",
         "maieutic plan my.toml --trial --set micro_batch_tokens=8192",
         "maieutic plan runs/my",
@@ -101,13 +111,17 @@ VERBS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "sweep": sweep,
     "sample": sample,
+    "teach": teach,
+    "distil": distil,
     "show": show,
     "tasks": tasks,
     "algorithms": algorithms,
 }
 for verb, function in VERBS.items():
     app.command(
-        verb, epilog=_examples(verb), no_args_is_help=verb in ("plan", "eval", "compare", "sweep", "sample", "show")
+        verb,
+        epilog=_examples(verb),
+        no_args_is_help=verb in ("teach", "distil", "plan", "eval", "compare", "sweep", "search", "sample", "show"),
     )(function)
 app.add_typer(reward)
 app.add_typer(sandbox)

@@ -53,7 +53,7 @@ def train(
         raise ConfigError(f"got --acknowledge {acknowledge[0]} for a run that begins; it goes with --resume")
     plan = check(read)
     if dry_run:
-        _say_plan(show, read, plan, folder)
+        say_plan(show, read, plan, folder)
         return
     again = f"maieutic train --run {folder} --resume"
     summary = carry_out(show, read, folder, resume=resume, again=again, acknowledge=acknowledge or ())
@@ -140,7 +140,8 @@ def _check_lengths(config: Config) -> None:
             )
 
 
-def _say_plan(show: Screen, config: Config, plan: str, folder: Path) -> None:
+def say_plan(show: Screen, config: Config, plan: str, folder: Path) -> None:
+    """Print the resolved config and what it would do."""
     from maieutic.config import write_toml
 
     show.out.print("[bold]The resolved config[/]\n")

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 #: Names of tags by which a completion is structured. Some tokenizers make them special tokens; they are text all the
 #: same, and `decode` keeps them.
 PROTOCOL_NAMES = ("think", "answer", "reasoning", "solution", "explanation", "tool_call", "tool_response", "scratchpad")
-PROTOCOL_TAGS = frozenset(f"<{slash}{name}>" for name in PROTOCOL_NAMES for slash in ("", "/"))
+PROTOCOL_TAGS = frozenset(
+    [f"<{slash}{name}>" for name in PROTOCOL_NAMES for slash in ("", "/")]
+    + [f"<|{side}_of_{name}|>" for name in ("thought", "solution", "explanation") for side in ("begin", "end")]
+)
 
 
 class Rendered(NamedTuple):
@@ -83,8 +86,11 @@ class ChatFormat:
     def prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Tokens of the conversation up to where the assistant is to write.
 
-        Raises `ModelError` when the template refuses the messages (some know no system role).
+        A last message of the assistant is the beginning of what it is to write, tokenised by itself: its turn stays
+        open. Raises `ModelError` when the template refuses the messages (some know no system role).
         """
+        if messages and messages[-1].role == "assistant":
+            return (*self.prompt(messages[:-1]), *self.encode(messages[-1].content))
         if self.plain:
             return self._plain(messages)
         return self._template(messages, open_turn=True)

@@ -23,6 +23,7 @@ from maieutic.rewards.penalties import PENALTIES
 from maieutic.rewards.shaping import SHAPING
 from maieutic.rewards.wordle import WORDLE
 from maieutic.run.judges import JUDGES
+from maieutic.run.teaching import teaching_reward
 from maieutic.step_rewards import MonteCarlo, StepRewards
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ NAMED: Mapping[str, Callable[..., Reward]] = {
     "answer": answer_reward,
     "think_format": think_format,
     "reasoning_gym": gym_reward,
+    "teaching": teaching_reward,
     **SHAPING,
     **PENALTIES,
     **JUDGES,
@@ -71,21 +73,23 @@ PREFIXED: Mapping[str, Callable[..., Reward]] = {
 }
 
 
-def make_reward(stage: StageConfig, taskset: Taskset) -> Reward:
-    """The weighted sum of the stage's rewards. Raises ConfigError for a name or an option that there is not."""
+def make_reward(stage: StageConfig, taskset: Taskset, policy: Policy | None = None) -> Reward:
+    """The weighted sum of the stage's rewards. Raises ConfigError for a name or an option that there is not.
+
+    `policy`: who writes what is judged; a reward that asks for its chat can be made without, and not called."""
     known = {**NAMED, **{name: _maker(name) for name in stage.rewards if ":" in name}}
     for name in stage.reward_options:
         if name not in stage.rewards or name not in known:
             raise UnknownName("reward with options", name, [each for each in stage.rewards if each in known])
-    return weighted({name: one_reward(name, stage, taskset) for name in stage.rewards}, weights=stage.rewards)
+    return weighted({name: one_reward(name, stage, taskset, policy) for name in stage.rewards}, weights=stage.rewards)
 
 
-def one_reward(name: str, stage: StageConfig, taskset: Taskset) -> Reward:
+def one_reward(name: str, stage: StageConfig, taskset: Taskset, policy: Policy | None = None) -> Reward:
     """The reward of that name as the stage has it, without its weight. Raises as `make_reward`."""
     known = {**NAMED, name: _maker(name)} if ":" in name else NAMED
     if name not in known:
         raise UnknownName("reward", name, [*known, *(f"{prefix}…" for prefix in PREFIXED), "file.py:function"])
-    return choose("reward", known, name, stage.reward_options.get(name, {}), _of_stage(name, stage, taskset))
+    return choose("reward", known, name, stage.reward_options.get(name, {}), _of_stage(name, stage, taskset, policy))
 
 
 def _maker(name: str) -> Callable[..., Reward]:
@@ -94,12 +98,13 @@ def _maker(name: str) -> Callable[..., Reward]:
     return next((make for prefix, make in PREFIXED.items() if name.startswith(prefix)), own_function)
 
 
-def _of_stage(name: str, stage: StageConfig, taskset: Taskset) -> dict[str, Any]:
+def _of_stage(name: str, stage: StageConfig, taskset: Taskset, policy: Policy | None) -> dict[str, Any]:
     """What a factory gets of a stage, where it has a parameter of the name."""
     return {
         "where": name,
         "taskset": taskset,
         "verifier": taskset.verifier,
+        "chat": None if policy is None else policy.chat,
         "max_completion_length": stage.max_completion_length,
         "timeout_seconds": stage.reward_timeout_seconds,
         "max_failures": stage.max_reward_failures,
