@@ -19,6 +19,7 @@ from maieutic.search.beam import Beam
 from maieutic.search.best_of_n import BestOfN
 from maieutic.search.budget import Wait
 from maieutic.search.found import Read, Search
+from maieutic.search.mcts import MCTS, UCT
 from maieutic.search.refine import Refine, RefineOracle, RefineVerified
 from maieutic.search.vote import Greedy, Vote, WeightedVote
 
@@ -26,7 +27,7 @@ from maieutic.search.vote import Greedy, Vote, WeightedVote
 SEARCHES: Mapping[str, Callable[..., Search]] = MappingProxyType(
     {
         made.name: made
-        for made in (Greedy, Vote, WeightedVote, BestOfN, Beam, Wait, Refine, RefineVerified, RefineOracle)
+        for made in (Greedy, Vote, WeightedVote, BestOfN, Beam, MCTS, UCT, Wait, Refine, RefineVerified, RefineOracle)
     }
 )
 
