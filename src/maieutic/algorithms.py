@@ -82,7 +82,7 @@ from maieutic.core.select import demonstrations, everything, informative, mixed
 from maieutic.core.self_training import correct_only
 from maieutic.core.stepwise import SUPERVISION
 from maieutic.core.trust_region import trust_region
-from maieutic.core.turns import in_first_turn
+from maieutic.core.turns import kl_by_turn
 from maieutic.core.update import refit, sgd
 from maieutic.core.weights import constant_length, pair_mean, sequence_mean, sequence_sum, token_mean
 from maieutic.errors import ConfigError, UnknownName
@@ -216,13 +216,11 @@ def grpo(
     epochs: int = 1, minibatches: int = 1, supervision: str = "outcome", beta_first_turn: float = 0.0,
 ) -> Algorithm:  # fmt: skip
     """GRPO (arXiv 2402.03300): ratio, advantage, clip, KL. The paper has β = 0.04 with k3 in the loss; TRL's default,
-    and ours, is β = 0. A course takes the ratio to the reference (`ratio_anchor="ref"`): that is not GRPO.
-    `supervision="process"` (§4.1.3) compares the rewards of steps in the place of outcomes, "both" adds them.
-    `beta_first_turn` adds a KL in the first of several turns only (SCoRe's first stage, arXiv 2409.12917)."""
+    and ours, is β = 0. With `ratio_anchor="ref"`, as in a course, it is not GRPO. `supervision="process"` (§4.1.3)
+    compares the rewards of steps, "both" adds them. `beta_first_turn`: a KL in the first turn (arXiv 2409.12917)."""
     surrogate = corrected(clipped_surrogate(epsilon, epsilon_high, anchor=ratio_anchor), correction)
-    surrogate += beta_first_turn * in_first_turn(kl_to_reference(kl))
-    loss, give = surrogate + beta * kl_to_reference(kl) + entropy * entropy_bonus(), _named("scale", SCALES, scale)
-    give = _named("supervision", SUPERVISION, supervision)(give)
+    loss = surrogate + kl_by_turn(kl, beta, beta_first_turn) + entropy * entropy_bonus()
+    give = _named("supervision", SUPERVISION, supervision)(_named("scale", SCALES, scale))
     return Algorithm("grpo", everything(), give, loss, sequence_mean(), sgd(epochs, minibatches))
 
 

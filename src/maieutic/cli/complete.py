@@ -23,6 +23,15 @@ def tasksets(incomplete: str) -> list[Offer]:
     return _starting(incomplete, offers)
 
 
+def searches(incomplete: str) -> list[Offer]:
+    """Searches by name, after what is written already of a list of them."""
+    from maieutic.search.methods import SEARCHES
+
+    before, comma, last = incomplete.rpartition(",")
+    offers = [(before + comma + name, first_line(made.__doc__)) for name, made in SEARCHES.items()]
+    return _starting(before + comma + last, offers)
+
+
 def algorithms(incomplete: str) -> list[Offer]:
     """Algorithms by name, read from the source of the table: importing it would import torch, too slow for a TAB."""
     return _starting(incomplete, algorithm_names())

@@ -13,9 +13,12 @@ Letters: `B` rows, `T` tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from maieutic.core.losses import kl_to_reference
 from maieutic.core.parts import Loss
 from maieutic.types import Batch, Outputs
 
@@ -42,3 +45,9 @@ def in_first_turn(loss: Loss) -> Loss:
     return Loss(
         f"in_first_turn({loss.label})", masked, loss.needs, loss.requires, loss.memory, corrected=loss.corrected
     )
+
+
+def kl_by_turn(estimator: Callable[..., Tensor], everywhere: float, first: float) -> Loss:
+    """Lₜ = (β + β₁ · 1[t in the first turn]) · KLₜ, with β `everywhere` and β₁ more in the `first` turn."""
+    divergence = kl_to_reference(estimator)
+    return everywhere * divergence + first * in_first_turn(divergence)

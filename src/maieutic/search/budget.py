@@ -57,6 +57,14 @@ FORMS: Mapping[str, Form] = {
 }
 
 
+def form_of(name: str, chat: Chat) -> Form:
+    """The form of that name, or of a marker; "auto" is "think" where `</think>` is one token, else the marker `#`."""
+    if name == "auto":
+        end = _tokens(chat, FORMS["think"].end)
+        name = "think" if len(end) == 1 and chat.decode(end).strip() in (FORMS["think"].end, "") else "#"
+    return FORMS.get(name) or Form(name, name, name)
+
+
 def auto_budget(tokens: int, longest_prompt: int, delimiters: int, answer: int = ANSWER_TOKENS) -> int:
     """s1's "auto": tokens for thinking = all that there are − longest prompt − delimiters − those for the answer.
 
@@ -111,10 +119,7 @@ class Wait:
 
     @cached_property
     def _form(self) -> Form:
-        name = self.form
-        if name == "auto":
-            name = "think" if len(_tokens(self.chat, FORMS["think"].end)) == 1 and _known(self.chat, "think") else "#"
-        return FORMS.get(name) or Form(name, name, name)
+        return form_of(self.form, self.chat)
 
     @cached_property
     def _ends(self) -> frozenset[int]:
@@ -208,12 +213,6 @@ def _tokens(chat: Chat, text: str) -> tuple[int, ...]:
         return chat.encode(text)
     except KeyError:  # of a vocabulary that has no word for the unknown
         return ()
-
-
-def _known(chat: Chat, form: str) -> bool:
-    """Whether the one token of a form's end is that end, and not the word for the unknown."""
-    end = FORMS[form].end
-    return chat.decode(_tokens(chat, end)).strip() in (end, "")
 
 
 def _written(chat: Chat, text: str, remedy: str) -> None:

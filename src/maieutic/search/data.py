@@ -6,14 +6,15 @@
     waits             wrong, "Wait", right    the same, the wrong part being an open turn at the prompt's end: masked
 
 The rows are those of `maieutic.tasks.files`, so `taskset = "file"` reads them. A group of a search is no sample of the
-policy: what was chosen among was thrown away, and log-probs are of the circumstances in which tokens were written. Learn
-from it what asks for neither (`correct_only`, pairs).
+policy: what was chosen among was thrown away, and log-probs are of the circumstances in which tokens were written.
+Learn from it what asks for neither (`correct_only`, pairs).
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from maieutic.errors import DataError
@@ -58,11 +59,7 @@ def _rollout(
 
 def _spans(start: int, mask: Sequence[bool]) -> list[Span]:
     cuts = [0, *[i for i in range(1, len(mask)) if mask[i] != mask[i - 1]], len(mask)]
-    return [
-        Span("assistant" if mask[a] else "tool", start + a, start + b)
-        for a, b in zip(cuts, cuts[1:], strict=False)
-        if a < b
-    ]
+    return [Span("assistant" if mask[a] else "tool", start + a, start + b) for a, b in pairwise(cuts) if a < b]
 
 
 def _score(task: Task, candidate: Candidate, verifier: Verifier) -> Score:
