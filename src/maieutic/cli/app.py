@@ -20,6 +20,7 @@ from maieutic.cli.plan import plan
 from maieutic.cli.reward import reward
 from maieutic.cli.sample import sample
 from maieutic.cli.sandbox import sandbox
+from maieutic.cli.search import search
 from maieutic.cli.show import show
 from maieutic.cli.sweep import sweep
 from maieutic.cli.teacher import teacher
@@ -90,6 +91,10 @@ EXAMPLES = {
         "maieutic compare examples/compare.toml --dry-run --set budget.samples=2000",
     ],
     "sweep": ["maieutic sweep examples/sweep.toml", "maieutic sweep examples/sweep.toml --jobs 2 --json sweep.json"],
+    "search": [
+        "maieutic search runs/my arithmetic --method vote,wait:form=#,refine --budget 64,128,256 --limit 200",
+        "maieutic search runs/my arithmetic --method best_of_n --reward-model models/orm --out searches/my",
+    ],
     "sample": ["maieutic sample runs/my arithmetic --n 5 --random", "maieutic sample models/tiny questions.jsonl"],
     "tasks": ["maieutic tasks", "maieutic tasks arithmetic --set difficulty=4 --set split=test"],
     "algorithms": ["maieutic algorithms", "maieutic algorithms grpo --json -"],
@@ -110,6 +115,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "compare": compare,
     "sweep": sweep,
+    "search": search,
     "sample": sample,
     "teach": teach,
     "distil": distil,
