@@ -16,6 +16,9 @@ from maieutic.cli.values import settings, taskset
 from maieutic.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.text import Text as RichText
+
+    from maieutic.attempts import Attempt as Judged
     from maieutic.protocols import Chat, Completion, Taskset
     from maieutic.types import Task, Verdict
 
@@ -47,10 +50,8 @@ def sample(
     speaker = load(model, device=device, threads=threads, template=template)
     if speaker.note:
         show.note(speaker.note)
-    from maieutic.protocols import Sampling
-
-    how = Sampling(speaker.length(max_completion_length), temperature, key=str(seed))
-    attempts = asyncio.run(_attempts(speaker, tasks, chosen, how, samples))
+    length = speaker.length(max_completion_length)
+    attempts = asyncio.run(_attempts(speaker, tasks, chosen, length, str(seed), samples, temperature))
     for attempt in attempts:
         _print(show, attempt)
     show.write_json({"model": model, "task": task, "tasks": [attempt.to_dict() for attempt in attempts]})
@@ -58,7 +59,7 @@ def sample(
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a completion and who wrote it: "assistant" or "tool"."""
+    """A stretch of a completion and who wrote it: "assistant", "tool" or "environment"."""
 
     role: str
     text: str
@@ -72,6 +73,8 @@ class Written:
     finish: str
     tokens: int
     verdict: Verdict
+    turns: int | None = None
+    """Of an episode."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class Attempt:
                     "why": written.verdict.why,
                     "finish": written.finish,
                     "tokens": written.tokens,
+                    **({} if written.turns is None else {"turns": written.turns}),
                 }
                 for written in self.completions
             ],
@@ -111,26 +115,29 @@ def _chosen(tasks: Taskset, n: int, first: int, seed: int | None) -> list[Task]:
     return [tasks[i] for i in range(first, min(first + n, size))]
 
 
-async def _attempts(speaker: Speaker, tasks: Taskset, chosen: Sequence[Task], how: Any, samples: int) -> list[Attempt]:
+async def _attempts(
+    speaker: Speaker, tasks: Taskset, chosen: Sequence[Task], length: int, key: str, samples: int, temperature: float
+) -> list[Attempt]:
     """All tasks at once: the sampler behind batches them."""
-    from dataclasses import replace
+    from maieutic.attempts import asked
 
-    from maieutic.environments.inline import interjection
-
-    interject, ids = interjection(speaker.chat, tasks.tool)
-    sampling = replace(how, stop_ids=speaker.chat.stop_ids, interject=interject, interject_ids=ids)
+    asking = asked(speaker.sampler, speaker.chat, tasks, length)
 
     async def attempt(task: Task) -> Attempt:
-        keyed = replace(sampling, key=f"{how.key}/sample/{task.id}")
-        made = await speaker.sampler.sample(speaker.chat.prompt(task.prompt), keyed, samples)
-        return Attempt(task, tuple(_written(speaker.chat, tasks, task, completion) for completion in made))
+        made = await asking.attempts(task, f"{key}/sample/{task.id}", samples, temperature)
+        return Attempt(task, tuple(_written(speaker.chat, each) for each in made))
 
     return list(await asyncio.gather(*(attempt(task) for task in chosen)))
 
 
-def _written(chat: Chat, tasks: Taskset, task: Task, completion: Completion) -> Written:
-    verdict = tasks.verifier(task, chat.decode(completion.tokens))
-    return Written(pieces_of(chat, completion), completion.finish.value, sum(completion.mask), verdict)
+def _written(chat: Chat, made: Judged) -> Written:
+    pieces: tuple[Piece, ...] = ()
+    if made.rollout is not None:  # of an episode
+        pieces = tuple(Piece(span.role, span.text) for span in made.rollout.spans if span.text)
+    elif made.completion is not None:
+        pieces = pieces_of(chat, made.completion)
+    said = made.sample
+    return Written(pieces, said.finish.value, said.tokens, made.verdict, said.turns)
 
 
 def pieces_of(chat: Chat, completion: Completion) -> tuple[Piece, ...]:
@@ -148,6 +155,23 @@ def pieces_of(chat: Chat, completion: Completion) -> tuple[Piece, ...]:
     return tuple(piece for piece in pieces if piece.text)
 
 
+def _transcript(pieces: Sequence[Piece]) -> RichText:
+    """What was written; of an episode, each turn and what was said to it on a line of its own."""
+    from rich.text import Text
+
+    text = Text("model: ", style="bold")
+    before = ""
+    for piece in pieces:
+        if piece.role == "environment":
+            text.append("\nenvironment: ", style="bold")
+        elif before == "environment":
+            text.append("\nmodel: ", style="bold")
+        styles = {"tool": "reverse", "environment": "yellow not bold"}
+        text.append(piece.text, style=styles.get(piece.role, "cyan not bold"))
+        before = piece.role
+    return text
+
+
 def _print(show: Screen, attempt: Attempt) -> None:
     from rich.text import Text
 
@@ -155,15 +179,13 @@ def _print(show: Screen, attempt: Attempt) -> None:
     for message in attempt.task.prompt:
         show.out.print(Text(f"{message.role}: ", style="bold") + Text(message.content), soft_wrap=True)
     for written in attempt.completions:
-        text = Text("model: ", style="bold")
-        for piece in written.pieces:
-            text.append(piece.text, style="reverse" if piece.role == "tool" else "cyan not bold")
-        show.out.print(text, soft_wrap=True)
+        show.out.print(_transcript(written.pieces), soft_wrap=True)
         right = written.verdict.correct
         line = Text("right" if right else "wrong", style="green" if right else "red")
         found = "no answer found" if written.verdict.answer is None else f"answered {written.verdict.answer}"
         wanted = "" if right or attempt.task.answer is None else f", expected {attempt.task.answer}"
-        cut = ", cut by the length limit" if written.finish == "length" else ""
-        line.append(f"  {found}{wanted}{cut}  ({written.tokens} tokens)", style="dim")
+        cut = {"length": ", cut by the length limit", "error": f", failed: {written.verdict.why}"}
+        turns = "" if written.turns is None else f"{written.turns} turns, "
+        line.append(f"  {found}{wanted}{cut.get(written.finish, '')}  ({turns}{written.tokens} tokens)", style="dim")
         show.out.print(line, soft_wrap=True)
     show.out.print()

@@ -12,7 +12,7 @@ from maieutic.report.alarms import SeenAlarm
 from maieutic.report.markup import Child, Html, el
 from maieutic.report.measured import Measured, by_name
 from maieutic.report.reading import RunView
-from maieutic.report.transcripts import inserted_tokens, judged, pieces
+from maieutic.report.transcripts import Piece, inserted_tokens, judged, pieces
 from maieutic.report.words import place
 from maieutic.run.records import StoredRollout
 from maieutic.run.tasksets import Tasksets
@@ -148,7 +148,7 @@ def _rollout(stored: StoredRollout, tokenizer: Tokenizer | None, opened: bool) -
     if len(stored.rollout.text) > LONGEST:
         text: Child = _cut(stored.rollout.text)
     else:
-        text = [el("mark", piece.text, title="written by a tool") if piece.inserted else piece.text for piece in cut]
+        text = [child for number, piece in enumerate(cut) for child in _piece(piece, first=not number)]
     notes = [note for note in (stored.rollout.note, stored.score.note) if note]
     by_tool = inserted_tokens(stored)
     if by_tool and not any(piece.inserted for piece in cut):
@@ -157,6 +157,12 @@ def _rollout(stored: StoredRollout, tokenizer: Tokenizer | None, opened: bool) -
         "details", el("summary", judged(stored)), _question(stored.task), el("pre", text),
         [el("p", note, class_="note") for note in notes], class_="card", open=opened,
     )  # fmt: skip
+
+
+def _piece(piece: Piece, first: bool) -> list[Child]:
+    """A stretch of a completion; where somebody begins to speak in it, on a line of its own."""
+    who: list[Child] = [el("strong", f"{'' if first else chr(10)}{piece.speaker}: ")] if piece.speaker else []
+    return [*who, el("mark", piece.text, title="written by a tool") if piece.inserted else piece.text]
 
 
 def _question(task: Task) -> Html:

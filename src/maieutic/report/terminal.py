@@ -181,7 +181,8 @@ def gallery(title: str, rollouts: Sequence[StoredRollout], tokenizer: Tokenizer 
 
 
 def transcript(stored: StoredRollout, tokenizer: Tokenizer | None) -> RenderableType:
-    """Prompt and completion of a rollout, what a tool inserted within ⟦ ⟧, and how it was judged."""
+    """Prompt and completion of a rollout, what a tool inserted within ⟦ ⟧, the turns of an episode on lines of their
+    own, and how it was judged."""
     title = Text(judged(stored), style="cyan")
     prompt = Text(visible("\n".join(f"{m.role}: {m.content}" for m in stored.task.prompt)), style="dim")
     parts: list[RenderableType] = [title, prompt, Padding(completion(stored, tokenizer), (0, 0, 0, 2))]
@@ -191,9 +192,11 @@ def transcript(stored: StoredRollout, tokenizer: Tokenizer | None) -> Renderable
 
 
 def completion(stored: StoredRollout, tokenizer: Tokenizer | None) -> Text:
-    """The text that the model wrote, with the tool's insertions marked."""
+    """The text that the model wrote, with the tool's insertions marked, and who spoke in an episode."""
     text, cut = Text(), pieces(stored, tokenizer)
     for piece in cut:
+        if piece.speaker:
+            text.append(f"\n{piece.speaker}: " if len(text) else f"{piece.speaker}: ", style="bold")
         shown_text = visible(piece.text)
         text.append(f"⟦{shown_text}⟧" if piece.inserted else shown_text, style="magenta" if piece.inserted else "")
     if len(text) > LONGEST:

@@ -1,4 +1,4 @@
-"""What the model wrote, cut into what it chose and what a tool inserted.
+"""What the model wrote, cut into what it chose and what a tool inserted; of an episode, who said what, turn by turn.
 
 The database holds a rollout's tokens with their spans, and its text; where in the text a span ends is told by the
 tokenizer, which lies in the run's checkpoints. Without one the text is shown whole, with how much the tool wrote.
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from maieutic.report.reading import RunView
 from maieutic.run.records import StoredRollout
+from maieutic.types import Span
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -37,10 +38,12 @@ def visible(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of a completion: `Piece("12", inserted=True)`."""
+    """A stretch of a completion: `Piece("12", inserted=True)`. `speaker` is who begins to speak with it, in an episode:
+    "model" or "environment"."""
 
     text: str
     inserted: bool = False
+    speaker: str = ""
 
 
 def find_tokenizer(view: RunView) -> Tokenizer | None:
@@ -60,8 +63,11 @@ def find_tokenizer(view: RunView) -> Tokenizer | None:
 
 
 def pieces(stored: StoredRollout, tokenizer: Tokenizer | None) -> list[Piece]:
-    """The completion's text in pieces that join to it; one where no tool wrote, or its part cannot be told."""
+    """The completion's text in pieces that join to it; one where no tool wrote, or its part cannot be told. Of an
+    episode, what was said, without the marks of the chat template."""
     rollout = stored.rollout
+    if any(span.role == "environment" for span in rollout.spans):
+        return _turns(rollout.spans)
     spans = [span for span in rollout.spans if span.role != "prompt"]
     if all(span.role == "assistant" for span in spans) or tokenizer is None:
         return [Piece(rollout.text)]
@@ -78,9 +84,20 @@ def pieces(stored: StoredRollout, tokenizer: Tokenizer | None) -> list[Piece]:
     return [piece for piece in found if piece.text]
 
 
+def _turns(spans: Sequence[Span]) -> list[Piece]:
+    found, last = [], ""
+    for span in spans:
+        if span.role == "prompt":
+            continue
+        speaker = "environment" if span.role == "environment" else "model"
+        found.append(Piece(span.text, span.role == "tool", speaker if speaker != last else ""))
+        last = speaker
+    return found
+
+
 def inserted_tokens(stored: StoredRollout) -> int:
-    """How many tokens of the completion a tool or the environment wrote."""
-    return sum(span.stop - span.start for span in stored.rollout.spans if span.role not in ("prompt", "assistant"))
+    """How many tokens of the completion a tool wrote. What an environment says between turns is shown as such."""
+    return sum(span.stop - span.start for span in stored.rollout.spans if span.role == "tool")
 
 
 def credit(stored: StoredRollout) -> str:
