@@ -21,13 +21,28 @@ from maieutic.search.budget import Wait
 from maieutic.search.found import Read, Search
 from maieutic.search.mcts import MCTS, UCT
 from maieutic.search.refine import Refine, RefineOracle, RefineVerified
+from maieutic.search.tree import DepthFirst, Thoughts
 from maieutic.search.vote import Greedy, Vote, WeightedVote
 
 #: Name → `(sampler, chat, read, *, options) -> Search`.
 SEARCHES: Mapping[str, Callable[..., Search]] = MappingProxyType(
     {
         made.name: made
-        for made in (Greedy, Vote, WeightedVote, BestOfN, Beam, MCTS, UCT, Wait, Refine, RefineVerified, RefineOracle)
+        for made in (
+            Greedy,
+            Vote,
+            WeightedVote,
+            BestOfN,
+            Beam,
+            Thoughts,
+            DepthFirst,
+            MCTS,
+            UCT,
+            Wait,
+            Refine,
+            RefineVerified,
+            RefineOracle,
+        )
     }
 )
 
