@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from maieutic.cli.likelihood import Examined, check_likelihood, examine
 from maieutic.cli.models import (
     Device,
     Length,
@@ -53,6 +54,12 @@ def evaluate(
         str | None, typer.Option(metavar="OTHER", help="Compare with it: a saved evaluation (.json) or a model.")
     ] = None,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the whole evaluation, for --against.")] = None,
+    likelihood: Annotated[
+        bool, typer.Option("--likelihood", help="Score the options of questions instead of sampling: base models.")
+    ] = False,
+    form: Annotated[
+        str, typer.Option(metavar="NAME", help="With --likelihood: cloze (options are completions) or letters.")
+    ] = "cloze",
     template: Template = None,
     device: Device = "cpu",
     threads: Threads = None,
@@ -61,7 +68,8 @@ def evaluate(
 ) -> None:
     """Evaluate a model on tasks: greedy, pass@k, votes, each with its 95 % interval.
 
-    With --against the same problems are compared one by one, which separates models with far fewer of them.
+    With --against the same problems are compared one by one, which separates models with far fewer of them. With
+    --likelihood nothing is sampled: of questions with options (ai2_arc, multiple_choice) the likeliest option is taken.
     """
     show = screen(context, json, quiet)
     if save is not None:
@@ -69,6 +77,10 @@ def evaluate(
     if k is not None and k > samples:
         raise ConfigError(f"got --k {k} with --samples {samples}; expected k of at most the samples: --samples {k}")
     tasks = taskset(task, settings(options or []), split="test")
+    check_likelihood(context, likelihood)
+    if likelihood:
+        examine(Examined(show, tasks, form, limit, device, threads, template), model, task, against, _saved, save)
+        return
     how = {"samples": samples, "limit": limit, "temperature": temperature, "greedy": not no_greedy, "seed": seed}
     speaker = partial(load, device=device, threads=threads, template=template)
     asked = _Asked(show, tasks, how, max_completion_length, k, speaker)
