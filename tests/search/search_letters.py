@@ -58,7 +58,7 @@ class Continues:
                 continue
             tokens.append(token)
             mask.append(True)
-            if token in params.stop_ids:
+            if token in params.stop_ids or params.ends(tokens):
                 finish = Finish.STOP
                 break
             if params.interject is not None and token in params.interject_ids:

@@ -10,7 +10,7 @@ from maieutic.algorithms import expert_iteration
 from maieutic.backends.toy import STOP, ToyChat
 from maieutic.errors import DataError
 from maieutic.protocols import Completion
-from maieutic.search.data import demonstrations, group_of, preferences, waits
+from maieutic.search.data import demonstrations, group_of, preferences, step_labels, waits
 from maieutic.search.found import Candidate, Cost, Found
 from maieutic.sources import demonstration
 from maieutic.tasks.files import file
@@ -108,7 +108,7 @@ def test_wrong_then_wait_then_right_with_the_wrong_part_masked(tmp_path):
     rollout = demonstration(task, task.meta["solution"], CHAT)
     learned = CHAT.decode([t for t, m in zip(rollout.tokens, rollout.mask, strict=True) if m])
     assert learned.split() == row["solution"].split()
-    assert CHAT.decode(rollout.tokens).split() == ["Q", *"1 + 1 = 2 ;".split(), *row["solution"].split()]
+    assert CHAT.decode(rollout.tokens).split() == ["Q", *["1", "+", "1", "=", "2", ";"], *row["solution"].split()]
     assert rollout.tokens[-1] == STOP
     assert rollout.mask[-1]
 
@@ -134,3 +134,33 @@ def test_how_many_and_which_are_drawn():
     only = group_of(TASK, (1,), found(candidate(RIGHT)), number_after_marker)
     with pytest.raises(DataError, match="1 groups, none with a right and a wrong"):
         waits([only], "#")
+
+
+def node(number: int, parent: int | None, step: str, q: float, visits: int, *, finished: bool = False) -> dict:
+    return {"node": number, "parent": parent, "depth": 1, "step": step, "q": q, "visits": visits, "finished": finished}
+
+
+def test_labels_of_steps_are_the_values_of_nodes(tmp_path):
+    log = [
+        node(0, None, "1 + 1 = 2 ;", 0.25, 4),
+        node(1, None, "1 + 2 = 3 ;", 0.8, 5),
+        node(2, 0, " # 2", 0.1, 1, finished=True),
+        node(3, 1, " # 3", 0.0, 0, finished=True),
+        node(4, 1, " ; ;", 0.5, 2),
+    ]
+    rows = step_labels(TASK, log, {"1 + 2 = 3 ; # 3": True, "1 + 1 = 2 ; # 2": False})
+    assert [(row["steps"], row["labels"], row["label"]) for row in rows] == [
+        (["1 + 1 = 2 ;", " # 2"], [0.25, 0.1], 0.0),
+        (["1 + 2 = 3 ;", " # 3"], [0.8, None], 1.0),
+    ]
+    path = tmp_path / "steps.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert layout_of(path) == "steps"
+    first, second = read_judged(path)
+    assert (first.text, first.labels, first.label) == ("1 + 1 = 2 ; # 2", (0.25, 0.1), 0.0)
+    assert second.labels == (0.8, None)
+    assert [row["labels"] for row in step_labels(TASK, log, {}, signed=True)] == [[0.625, 0.55], [0.9, None]]
+    assert [row["labels"] for row in step_labels(TASK, log, {}, least=5)] == [[0.8, None]]
+    with pytest.raises(DataError, match="Is it signed"):
+        step_labels(TASK, [node(0, None, "x", -0.5, 1, finished=True)], {})
+    assert not step_labels(TASK, [{"round": 0}, {"node": 0, "parent": None, "step": "x", "finished": True}], {})

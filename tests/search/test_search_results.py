@@ -150,9 +150,10 @@ def test_groups_and_files_of_what_was_found(tmp_path):
     rows = search_all(ask, [method], [60])["refine_oracle", 60]
     assert [len(r.tried) for r in rows] == [1, 2, 1, 2, 1]
     made = groups(ask, rows)
+    assert [g.id for g in made] == [0, 1, 2, 3, 4]
     assert [g.rollouts[0].text for g in made] == ["x;#0", "y;#1", "x;#2", "y;#3", "x;#4"]
     assert [len(g.rollouts) for g in made] == [1, 2, 1, 2, 1]
-    assert write_data(tmp_path, made, "#", "W") == {"demonstrations": 5, "pairs": 2, "waits": 2}
+    assert write_data(tmp_path, ask, rows, "#", "W") == {"demonstrations": 5, "pairs": 2, "steps": 0, "waits": 2}
     first = json.loads((tmp_path / "waits.jsonl").read_text().splitlines()[0])
     assert first["prompt"][-1] == {"role": "assistant", "content": "x;"}
     assert first["solution"] == "Wy;#1"

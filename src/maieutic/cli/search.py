@@ -48,6 +48,10 @@ def search(
         str, typer.Option(metavar="TOKENS", help="Tokens for a problem, several with commas between.")
     ] = "256",
     reward_model: RewardModels = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="What steps end in, for searches over steps. \\n: a line break."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="The first so many tasks only.")] = None,
     temperature: Annotated[float, typer.Option(min=0, metavar="T", help="Of the samples.")] = 1.0,
     out: Out = None,
@@ -67,7 +71,7 @@ def search(
     """
     show = screen(context, json, quiet)
     given = settings(options or [])
-    methods, budgets = parsed(method or ["vote"]), parsed_budgets(budget)
+    methods, budgets = with_delimiter(parsed(method or ["vote"]), delimiter), parsed_budgets(budget)
     if all(each.label != "vote" for each in methods):
         methods = [*parsed(["vote"]), *methods]
         show.note("vote is added: it is what the others are compared with")
@@ -83,7 +87,7 @@ def search(
     )
     how = {
         "model": model, "task": task, "options": given, "temperature": temperature, "seed": seed,
-        "length": asking.max_tokens, "reward_models": reward_model or [],
+        "length": asking.max_tokens, "reward_models": reward_model or [], "delimiter": delimiter,
     }  # fmt: skip
     judged = with_judges(methods, asking, reward_model or [], device)
     arms = _carry_out(show, asking, judged, budgets, out, how)
@@ -113,6 +117,21 @@ def parsed(given: Sequence[str]) -> list[Method]:
             raise ConfigError(f"--method: {label} is given twice")
         made[label] = Method(name, wanted, label)
     return list(made.values())
+
+
+def with_delimiter(methods: Sequence[Method], delimiter: str | None) -> list[Method]:
+    """The methods, those with steps cut where this stands. Raises ConfigError where none has steps."""
+    from dataclasses import replace
+
+    from maieutic.search.methods import options as options_of
+
+    if delimiter is None:
+        return list(methods)
+    cut = {"delimiter": delimiter.replace("\\n", "\n")}
+    stepping = [each for each in methods if "delimiter" in options_of(each.name)]
+    if not stepping:
+        raise ConfigError(f"got --delimiter {delimiter!r}, and no method that searches over steps; leave it out")
+    return [replace(each, options={**cut, **each.options}) if each in stepping else each for each in methods]
 
 
 def parsed_budgets(given: str) -> list[int]:
@@ -180,7 +199,7 @@ def _kept(
 
     from maieutic.compare.search_page import write_page
     from maieutic.run.durable import write_text
-    from maieutic.run.searching import groups, write_data
+    from maieutic.run.searching import write_data
     from maieutic.search.budget import FORMS, form_of
 
     page = write_page(out, found, data["settings"])
@@ -190,7 +209,7 @@ def _kept(
     for label, budget in arms:
         folder = out / "data" / f"{label}@{budget}".replace("/", "+")
         folder.mkdir(parents=True, exist_ok=True)
-        rows[f"{label}@{budget}"] = write_data(folder, groups(asking, arms[label, budget]), form.end, ignore)
+        rows[f"{label}@{budget}"] = write_data(folder, asking, arms[label, budget], form.end, ignore)
     show.note(f"page: {page}   rows and training data: {out}")
     return {"page": str(page), "data": rows}
 

@@ -24,7 +24,7 @@ from maieutic.loops import run_async
 from maieutic.protocols import Chat, Sampler, Sampling, Taskset
 from maieutic.run.durable import write_text
 from maieutic.run.runner import Interrupted
-from maieutic.search.data import demonstrations, preferences, waits
+from maieutic.search.data import demonstrations, preferences, step_labels, waits
 from maieutic.search.found import Cost, Question, Read, Search
 from maieutic.search.methods import make_search
 from maieutic.search.results import Solved, solved
@@ -185,25 +185,33 @@ def _stored(place: Path) -> dict[str, Solved]:
 
 
 def groups(asking: Asking, rows: Sequence[Solved]) -> list[Group]:
-    """What was found of the first tasks as groups, for Python."""
-    known = {row.task_id: row for row in rows}
-    tasks = [asking.tasks[i] for i in range(asking.size)]
+    """What was found as groups, in the same order; of problems in which nothing was, there are none."""
+    known = {asking.tasks[i].id: asking.tasks[i] for i in range(asking.size)}
     return [
-        known[task.id].group(task, asking.chat.prompt(task.prompt), number)
-        for number, task in enumerate(tasks)
-        if task.id in known and known[task.id].tried
+        row.group(known[row.task_id], asking.chat.prompt(known[row.task_id].prompt), number)
+        for number, row in enumerate(_tried(rows))
     ]
 
 
-def write_data(out: Path, made: Sequence[Group], end: str, ignore: str = "\nWait, ") -> dict[str, int]:
-    """Training data of groups as files of `out`: demonstrations.jsonl, pairs.jsonl, and waits.jsonl, for which `end`
-    says what stands before answers. Returns how many rows each has; a file without rows is not written."""
+def write_data(out: Path, asking: Asking, rows: Sequence[Solved], end: str, ignore: str = "\nWait, ") -> dict[str, int]:
+    """Training data as files of `out`: demonstrations.jsonl, pairs.jsonl, steps.jsonl of trees, and waits.jsonl, for
+    which `end` says what stands before answers. Returns how many rows each has; a file without any is not written."""
+    made = groups(asking, rows)
     tables = {"demonstrations": demonstrations(made), "pairs": preferences(made)}
+    tables["steps"] = [label for group, row in zip(made, _tried(rows), strict=True) for label in _labels(group, row)]
     both = any({score.correct for score in group.scores} >= {True, False} for group in made)
     if both:
         tables["waits"] = waits(made, end, ignore)
-    for name, rows in tables.items():
-        if rows:
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    for name, table in tables.items():
+        if table:
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table)
             write_text(out / f"{name}.jsonl", text)
-    return {name: len(rows) for name, rows in tables.items()}
+    return {name: len(table) for name, table in tables.items()}
+
+
+def _tried(rows: Sequence[Solved]) -> list[Solved]:
+    return [row for row in rows if row.tried]
+
+
+def _labels(group: Group, row: Solved) -> list[dict[str, Any]]:
+    return step_labels(group.task, row.log, {each.text: each.correct for each in row.tried})

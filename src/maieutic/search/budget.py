@@ -25,9 +25,10 @@ from functools import cached_property
 from typing import ClassVar
 
 from maieutic.errors import ConfigError, ModelError
-from maieutic.protocols import Chat, Completion, Sampler, Sampling
+from maieutic.protocols import Chat, Completion, Sampler
 from maieutic.search.draft import Draft, vocabulary_size
 from maieutic.search.found import Candidate, Cost, Found, Question, Read
+from maieutic.search.prefix import going_on
 from maieutic.search.spending import Ask, Purse
 from maieutic.types import Finish
 
@@ -143,19 +144,15 @@ class Wait:
     async def _think(self, question: Question, purse: Purse, draft: Draft, budget: int) -> tuple[Finish, int]:
         """Think, and say how it ended, STOP or LENGTH (or ERROR), and how many ends were ignored."""
         stops, end = question.sampling.stop_ids, self._form.end
-        at = stops | self._ends | self.chat.tokens_ending(end)
         ignore = _tokens(self.chat, self.ignore) if self.ignore else ()
         ignored, fresh = 0, False
         while (room := budget - purse.cost.generated - draft.unchosen) > 0:
             barred = stops | self._ends if fresh else frozenset[int]()
-            made = await _asked(question, purse, draft, room, at, barred)
+            made = await _asked(question, purse, draft, room, stops | self._ends, barred, end)
             fresh = False
             if made.finish is not Finish.STOP:
                 return made.finish, ignored
             stopped = made.tokens[-1] in stops and made.tokens[-1] not in self._ends
-            if not stopped and made.tokens[-1] not in self._ends and not draft.text.endswith(end):
-                draft.asked(question.sampling)
-                continue  # a token that could have ended the delimiter, and did not
             left = budget - purse.cost.generated - draft.unchosen - len(ignore)
             if ignored < self.times and left > 0:
                 self._take_away(draft, stopped)
@@ -188,22 +185,33 @@ class Wait:
         if room < 1:
             draft.finish = Finish.LENGTH
             return
-        await _asked(question, purse, draft, room, question.sampling.stop_ids, frozenset())
+        await _asked(question, purse, draft, room, question.sampling.stop_ids)
 
 
 async def _asked(
-    question: Question, purse: Purse, draft: Draft, room: int, stops: frozenset[int], barred: frozenset[int]
+    question: Question,
+    purse: Purse,
+    draft: Draft,
+    room: int,
+    stops: frozenset[int],
+    barred: frozenset[int] = frozenset(),
+    end: str = "",
 ) -> Completion:
-    """What the model writes next, added to the draft."""
-    own: Sampling = question.sampling
+    """What the model writes next, until a stop token or the text `end`, added to the draft."""
+    own, before, chat = question.sampling, tuple(draft.tokens), draft.chat
     sampling = replace(
-        own,
+        going_on(own, before),
         max_tokens=room,
         stop_ids=stops,
         key=f"{own.key}/{draft.calls}" if draft.calls else own.key,
-        interject=draft.interject(own),
         not_first=barred,
     )
+    if end:
+        sampling = replace(
+            sampling,
+            until=lambda tokens: chat.decode((*before, *tokens)).endswith(end),
+            until_ids=chat.tokens_ending(end),
+        )
     [[made]] = await purse.sample([Ask((*draft.prompt, *draft.tokens), sampling)])
     return draft.add(made)
 

@@ -4,6 +4,7 @@
     demonstrations    what was right          {"prompt", "answer", "solution"}          sft, expert iteration
     preferences       right beside wrong      {"prompt", "answer", "chosen", "rejected"}    dpo, a reward model of pairs
     waits             wrong, "Wait", right    the same, the wrong part being an open turn at the prompt's end: masked
+    step_labels       nodes of a tree         {"prompt", "steps", "labels", "label"}    a reward model of steps
 
 The rows are those of `maieutic.tasks.files`, so `taskset = "file"` reads them. A group of a search is no sample of the
 policy: what was chosen among was thrown away, and log-probs are of the circumstances in which tokens were written.
@@ -13,7 +14,7 @@ Learn from it what asks for neither (`correct_only`, pairs).
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -127,6 +128,40 @@ def waits(
             "each task, or at a higher temperature"
         )
     return rows
+
+
+def step_labels(
+    task: Task, log: Sequence[Mapping[str, Any]], right: Mapping[str, bool], *, signed: bool = False, least: int = 1
+) -> list[Row]:
+    """The finished paths of a searched tree in the layout "steps" (`maieutic.tasks.judged`): the label of a step is its
+    node's mean value Q, None where it was visited fewer than `least` times.
+
+    `log` is `Found.log` of a search that counts visits; of any other there are no rows. `signed`: values are from −1 to
+    1, and become (Q + 1) / 2. `right` says which texts are correct; the label of a whole is None for any other.
+    """
+    nodes = {row["node"]: row for row in log if "node" in row}
+    rows = []
+    for leaf in nodes.values():
+        if not leaf.get("finished") or "visits" not in leaf:
+            continue
+        path: list[Mapping[str, Any]] = []
+        at: Mapping[str, Any] | None = leaf
+        while at is not None:
+            path.insert(0, at)
+            at = None if at["parent"] is None else nodes.get(at["parent"])
+        steps = [each["step"] for each in path]
+        labels = [_label(each["q"], signed) if each["visits"] >= least else None for each in path]
+        whole = right.get("".join(steps))
+        label = None if whole is None else float(whole)
+        rows.append({"task": task.id, **_asked(task), "steps": steps, "labels": labels, "label": label})
+    return [row for row in rows if any(label is not None for label in row["labels"])]
+
+
+def _label(q: float, signed: bool) -> float:
+    value = (q + 1) / 2 if signed else q
+    if not -1e-9 <= value <= 1 + 1e-9:
+        raise DataError(f"got a node of value {q}; expected {'−1' if signed else '0'} to 1. Is it signed?")
+    return min(1.0, max(0.0, value))
 
 
 def _asked(task: Task) -> Row:

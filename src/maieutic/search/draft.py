@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from maieutic.protocols import Chat, Completion, Interject, Sampling
+from maieutic.protocols import Chat, Completion
 from maieutic.types import Finish
 
 
@@ -72,17 +72,6 @@ class Draft:
         rest = kept[len(self.text) :]
         if rest.strip(" "):
             self.insert(self.chat.encode(rest))
-
-    def interject(self, sampling: Sampling) -> Interject | None:
-        """The question's `interject` for the next call: it sees the whole completion."""
-        given, before = sampling.interject, tuple(self.tokens)
-        return None if given is None else lambda tokens: given((*before, *tokens))
-
-    def asked(self, sampling: Sampling) -> None:
-        """Let `interject` write where a call ended in a token after which it is asked."""
-        if sampling.interject is not None and self.tokens and self.tokens[-1] in sampling.interject_ids:
-            for token in sampling.interject(tuple(self.tokens)):
-                self._append(int(token), False, 0.0)
 
     def completion(self) -> Completion:
         """All of it."""
