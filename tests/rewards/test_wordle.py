@@ -11,7 +11,7 @@ import pytest
 
 from maieutic.backends.toy import ScriptedSampler
 from maieutic.config import parse_config
-from maieutic.environments.wordle import Wordle
+from maieutic.environments.wordle import Wordle, game_measures
 from maieutic.errors import DataError
 from maieutic.play import Player as Plays
 from maieutic.rewards import load_reward
@@ -21,7 +21,7 @@ from maieutic.tasks.wordle import wordle
 from maieutic.types import Finish, Message, Rollout, Task
 from maieutic.wordle import feedback, word_list
 from maieutic.wordle.judge import Said, binary, layout_value, partial_credit, uses_previous_feedback, value
-from maieutic.wordle.talk import TAGS
+from maieutic.wordle.talk import TAGS, layout_of
 from maieutic.wordle.words import WordList
 
 WORDS = word_list()
@@ -291,6 +291,34 @@ def test_a_game_may_be_left_to_the_rewards_of_the_run():
     assert score.correct is True
     assert 0 < score.parts["wordle:guess_value"] < 1
     assert score.reward == pytest.approx(2.0 + 0.5 * score.parts["wordle:guess_value"])
+
+
+def test_the_measures_of_games():
+    scores = [
+        episode([reply("CRANE"), reply("CRASH"), reply("CRAFT")])[1],
+        episode([reply("CRAFT")])[1],
+        episode([reply("house")], invalid="end")[1],
+    ]
+    measures = game_measures(scores)
+    assert measures["win_rate"] == pytest.approx(2 / 3)
+    assert measures["mean_guesses"] == 2.0  # of the two wins
+    assert measures["valid_word"] == pytest.approx(2 / 3)
+    assert measures["violations"] == 0.0
+    assert measures["left_2"] >= 1.0
+    with pytest.raises(DataError, match="no games"):
+        game_measures([])
+
+
+def test_small_models_spell_or_say_a_word():
+    for layout, texts in (("letters", ("C R A N E", "C R A F T")), ("compact", ("CRANE", "CRAFT"))):
+        rollout, score = episode(texts, layout=layout_of(layout))
+        assert (score.correct, score.answer) == (True, "CRAFT")
+        assert [s.text for s in rollout.spans if s.role == "environment"] == ["1C✓ 2R✓ 3A✓ 4Nx 5Ex"]
+        tasks = wordle(words=60, layout=layout)
+        assert tasks.verifier(Task("g", (), "CRAFT"), rollout.text).correct
+        assert not tasks.verifier(Task("g", (), "CRAFT"), "").correct
+        rollout, score = episode(["C R", texts[1]], layout=layout_of(layout))
+        assert (score.parts["valid_word"], score.parts["guesses"]) == (0.5, 2.0)
 
 
 def test_a_secret_that_is_no_word_ends_in_an_error_that_says_so():

@@ -195,12 +195,13 @@ def test_games_are_of_the_splits_secrets_each_once():
     assert Counter(t.answer for t in more).most_common()[-1][1] >= 2
 
 
-def test_a_demonstrated_game_ends_with_its_last_guess():
-    task = wordle(words=60, layout="compact", demonstrations=1.0)[0]
+@pytest.mark.parametrize("layout", ["compact", "letters"])
+def test_a_demonstrated_game_ends_with_its_last_guess(layout):
+    task = wordle(words=60, layout=layout, demonstrations=1.0)[0]
     roles = [role for role, _ in task.meta["demonstrated_turns"]]
     assert roles == ["assistant", "user"] * (len(roles) // 2) + ["assistant"]
-    assert task.meta["demonstrated_turns"][-1][1] == task.answer
-    known = set(wordle_vocabulary(word_list(60)))
+    assert task.meta["demonstrated_turns"][-1][1].replace(" ", "") == task.answer
+    known = set(wordle_vocabulary(word_list(60), layout))
     assert set(f"{task.prompt[0].content} {task.meta['solution']}".split()) <= known
 
 

@@ -10,7 +10,7 @@ ends the game (`invalid`). A word may be guessed twice, which reveals nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from maieutic.errors import ConfigError, DataError, UnknownName
@@ -48,6 +48,7 @@ class Wordle:
     reward: Mapping[str, float] = field(default_factory=lambda: {"win": 1.0})
     turn_reward: Mapping[str, float] = field(default_factory=dict)
     max_turn_length: int | None = None
+    at_once: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
         if self.max_turns < 1:
@@ -162,3 +163,17 @@ def refusal(said: Said, layout: Layout) -> str:
     if len(said.guess) != LENGTH:
         return f"Not a guess: {shown!r} has {len(said.guess)} letters, not {LENGTH}. This used up a turn."
     return f"Not a guess: {shown!r} is not a word of the list (upper case). This used up a turn."
+
+
+def game_measures(scores: Sequence[Score]) -> dict[str, float]:
+    """Of games that were scored here: `win_rate`, `mean_guesses` of the wins (none without a win), `valid_format`,
+    `valid_word`, `violations` (of valid guesses), and `left_1` … after so many turns; means over the games that tell of
+    each. Raises DataError without games.
+    """
+    games = [score for score in scores if "win" in score.parts]
+    if not games:
+        raise DataError("got no games of wordle; expected scores of `Game.score`, with a part named win")
+    names = {"win": "win_rate", "guesses_in_win": "mean_guesses", "violates": "violations"}
+    names |= {name: name for name in ("valid_format", "valid_word", *(f"left_{i}" for i in range(1, MAX_GUESSES)))}
+    told = {shown: [score.parts[name] for score in games if name in score.parts] for name, shown in names.items()}
+    return {shown: mean(values) for shown, values in told.items() if values}

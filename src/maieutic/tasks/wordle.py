@@ -26,8 +26,9 @@ from maieutic.tasks.files import existing, messages_of, read_rows
 from maieutic.tasks.taskset import Lazy, Tasks
 from maieutic.types import Message, Task, Verdict
 from maieutic.wordle.player import MAX_GUESSES, Player, play
-from maieutic.wordle.rules import MARKS, Turn, candidates, is_word, parse_history, rendered
-from maieutic.wordle.talk import COMPACT, PREFILL, TAGS, Layout, begun, layout_of
+from maieutic.wordle.rules import LENGTH, MARKS, Turn, is_word, parse_history, rendered
+from maieutic.wordle.rules import left as words_left
+from maieutic.wordle.talk import COMPACT, LETTERS, PREFILL, TAGS, Layout, begun, layout_of
 from maieutic.wordle.words import HELD_OUT, WordList, word_list, word_list_at
 
 KINDS = ("games", "snapshots")
@@ -59,7 +60,8 @@ def wordle(
 
     `kind` "games" or "snapshots"; `size` tasks (games: by default each secret of the split once). `words`: a shorter
     list, for small models; `word_file`: a list of your own; `held_out` per cent of the secrets are of the split "test".
-    `layout` "tags" (<think>, <guess>) or "compact" (a word). `prefill` begins the reply of a snapshot with `<think>`.
+    `layout` "tags" (<think>, <guess>), "compact" (a word) or "letters" (a word, spelled). `prefill` begins the
+    reply of a snapshot with `<think>`.
 
     `skill` of the scripted player in whose games snapshots lie, 0 to 1, or three numbers for ✓, - and x (see
     `maieutic.wordle.player`); `demonstrations` the same of the one who shows how to go on, or plays the whole game.
@@ -104,8 +106,8 @@ class SecretGuessed:
     layout: Layout
 
     def __call__(self, task: Task, text: str) -> Verdict:
-        last = text.split()[-1:] if self.layout is COMPACT else [self.layout.read(begun(task) + text)]
-        guess = last[0] if last else None
+        tail = {COMPACT.name: 1, LETTERS.name: LENGTH}.get(self.layout.name)
+        guess = self.layout.read(begun(task) + text if tail is None else " ".join(text.split()[-tail:]))
         if guess is None:
             return Verdict(False, why="no guess at the end")
         return Verdict(guess == task.answer, guess)
@@ -137,7 +139,7 @@ class Games:
             (m.role, m.content)
             for i, turn in enumerate(history)
             for m in (
-                Message("assistant", self.layout.write(turn[0], thought(self.words, history[:i]))),
+                Message("assistant", demonstrated(self.layout, turn[0], self.words, history[:i])),
                 Message("user", self.layout.answer(turn)),
             )
         ][:-1]
@@ -170,7 +172,7 @@ class Snapshots:
         game = play(secret, self.player, self.words, random, self.max_turns)
         history = game[: random.randrange(len(game))]
         guess = self.teacher.guess(self.words, history, random)
-        reply = self.layout.write(guess, thought(self.words, history))
+        reply = demonstrated(self.layout, guess, self.words, history)
         prompt = self.layout.opening(history)
         if self.prefill:
             prompt = (*prompt, Message("assistant", PREFILL))
@@ -179,9 +181,14 @@ class Snapshots:
         return Task(f"{self.name}/{index}", prompt, secret, meta)
 
 
+def demonstrated(layout: Layout, guess: str, words: WordList, history: Sequence[Turn]) -> str:
+    """A scripted player's reply, with a thought where the layout has room for one."""
+    return layout.write(guess, thought(words, history) if layout.thinks else "")
+
+
 def thought(words: WordList, history: Sequence[Turn]) -> str:
     """A scripted player's reasoning: how many words are left, and some of them."""
-    left = candidates(words.all, history)
+    left = [words.all[number] for number in words_left(words, history)]
     if not history:
         return f"Nothing is known yet: {len(left)} words are left."
     return f"{len(left)} words are left: {', '.join(left[:8])}{' and others' if len(left) > 8 else ''}."
@@ -227,8 +234,9 @@ def _named_list(said: str, where: str, folder: Path) -> WordList:
     )
 
 
-def wordle_vocabulary(words: WordList) -> list[str]:
-    """Every word that can occur in the compact layout with this list, sorted: a whole tokenizer for a small model."""
+def wordle_vocabulary(words: WordList, layout: str = "compact") -> list[str]:
+    """Every word that can occur in a layout for small models with this list, sorted: a whole tokenizer."""
     letters = sorted({letter for word in words.all for letter in word})
-    placed = {f"{place}{letter}{mark}" for place in range(1, 6) for letter in letters for mark in MARKS}
-    return sorted({"guess", "invalid", *placed, *words.all})
+    placed = {f"{place}{letter}{mark}" for place in range(1, LENGTH + 1) for letter in letters for mark in MARKS}
+    replies = {part for word in words.all for part in layout_of(layout).write(word, "").split()}
+    return sorted({"guess", "invalid", *placed, *replies})

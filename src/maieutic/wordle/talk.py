@@ -3,6 +3,8 @@
     "tags"     for language models: rules in the system message, <think>…</think> and <guess>WORD</guess>,
                feedback as C(✓) R(✓) A(✓) N(x) E(x)
     "compact"  for small models from scratch: a reply is one word, feedback is 1C✓ 2R✓ 3A✓ 4Nx 5Ex
+    "letters"  the same with a reply that is spelled, C R A N E, for tokens that are letters: what is learned of a
+               letter holds for every word that has it
 
 A guess is upper-case, as the word lists are; `crane` is not a word of the list.
 """
@@ -58,6 +60,8 @@ class Layout:
     read: Callable[[str], str | None]
     formed: Callable[[str], bool]
     write: Callable[[str, str], str]
+    thinks: bool = True
+    """Whether a reply has room for a thought."""
 
     def opening(self, history: Sequence[Turn] = ()) -> tuple[Message, ...]:
         """The question as messages."""
@@ -96,12 +100,18 @@ def _write(guess: str, thought: str) -> str:
 
 
 def _ask_compact(history: Sequence[Turn]) -> str:
-    return " ".join(["guess", *(f"{guess} {placed(guess, marks)}" for guess, marks in history)])
+    return " ".join(["guess", *(placed(guess, marks) for guess, marks in history)])
 
 
 def _word_alone(text: str) -> str | None:
     words = text.split()
     return words[0] if len(words) == 1 else None
+
+
+def _spelled(text: str) -> str | None:
+    """The word that single letters make; None where there is anything else."""
+    letters = text.split()
+    return "".join(letters) if letters and all(len(letter) == 1 for letter in letters) else None
 
 
 TAGS = Layout("tags", SYSTEM, _ask, lambda turn: rendered(*turn), _guess_block, _is_formed, _write)
@@ -113,8 +123,19 @@ COMPACT = Layout(
     _word_alone,
     lambda text: _word_alone(text) is not None,
     lambda guess, _: guess,
+    thinks=False,
 )
-LAYOUTS = {layout.name: layout for layout in (TAGS, COMPACT)}
+LETTERS = Layout(
+    "letters",
+    None,
+    _ask_compact,
+    lambda turn: placed(*turn),
+    _spelled,
+    lambda text: _spelled(text) is not None,
+    lambda guess, _: " ".join(guess),
+    thinks=False,
+)
+LAYOUTS = {layout.name: layout for layout in (TAGS, COMPACT, LETTERS)}
 
 
 def layout_of(name: str) -> Layout:

@@ -1,0 +1,284 @@
+"""What whole games of Wordle teach a small model: from a weak player's games to GRPO over games, on held-out secrets.
+
+    python -m benchmarks wordle [--seeds N] [--quick] [--runs DIR] [--json FILE] [--picture FILE]
+
+A decoder of 0.4 M parameters that spells its guesses learns from games of a scripted player who forgets much of what it
+was told, then practises whole games (GRPO, six turns). Secrets are split: those it is examined on are words that it has
+seen guessed, and never what was looked for. Everything is made here from nothing by `maieutic train`; runs are kept in
+DIR and resumed, so the command may be stopped and given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import tomli_w
+import torch
+
+from benchmarks._step_pictures import Panel, draw
+from benchmarks.step_supervision import rounded
+from benchmarks.svamp import machine
+from maieutic.backends.local import LocalBackend
+from maieutic.core.crossed import crossed
+from maieutic.core.intervals import paired_difference, wilson
+from maieutic.environments.wordle import game_measures
+from maieutic.errors import RunError
+from maieutic.loops import run_async
+from maieutic.models.causal import load_causal
+from maieutic.play import Player as Plays
+from maieutic.rewards.wordle import WORDLE
+from maieutic.run.durable import write_text
+from maieutic.run.store import Store
+from maieutic.tasks.wordle import wordle, wordle_vocabulary
+from maieutic.types import Score
+from maieutic.wordle import Player, play, word_list
+
+LAYOUT = "letters"
+#: Five letters and the end of a turn, and two to spare.
+TURN = 8
+#: The prompt, then six turns of six tokens with seven between them.
+GAME = 96
+SPLITS = ("test", "train")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything. `heeds`: how often the weak player remembers a ✓, a - and an x."""
+
+    words: int = 200
+    held_out: int = 30
+    heeds: tuple[float, float, float] = (0.7, 0.1, 0.4)
+    games: int = 8000
+    steps: int = 60
+    prompts: int = 16
+    num_generations: int = 8
+    learning_rate: float = 5e-4
+
+
+#: For a look: seconds.
+QUICK = Sizes(words=40, games=640, steps=4, prompts=4, num_generations=4)
+
+
+def tables(name: str, sizes: Sizes, seed: int, model: dict[str, Any], stage: dict[str, Any]) -> dict[str, Any]:
+    """The config of one run."""
+    game = {"taskset": "wordle", "words": sizes.words, "held_out": sizes.held_out, "layout": LAYOUT}
+    shown = {"demonstrations": list(sizes.heeds), "size": sizes.games, "seed": seed}
+    worth = {"reward": {"win": 1.0, "guess_value": 1.0}, "max_turn_length": TURN}
+    return {
+        "name": name,
+        "seed": seed,
+        "threads": 1,
+        "model": model,
+        "tasks": {"demonstrations": {**game, **shown}, "practice": {**game, **worth}},
+        "stages": [{"name": name, "checkpoint_every": 20, **stage}],
+    }
+
+
+def start_tables(sizes: Sizes, seed: int) -> dict[str, Any]:
+    """Fine-tuning from scratch on the weak player's games."""
+    words = wordle_vocabulary(word_list(sizes.words, held_out=sizes.held_out), LAYOUT)
+    small = {"layers": 2, "width": 128, "context": 128, "extra_words": words}
+    optimiser = {"kind": "muon", "learning_rate": 5e-3, "schedule": "cosine", "final_fraction": 0.05}
+    stage = {"algorithm": "sft", "tasks": "demonstrations", "epochs": 1, "prompts": 32, "optimiser": optimiser}
+    return tables("start", sizes, seed, {"small": small}, stage)
+
+
+def practice_tables(sizes: Sizes, seed: int, start: str) -> dict[str, Any]:
+    """GRPO over whole games."""
+    optimiser = {"learning_rate": sizes.learning_rate, "warmup_steps": 5, "schedule": "linear"}
+    if sizes.steps <= 5:
+        optimiser = {"learning_rate": sizes.learning_rate}
+    stage = {
+        "algorithm": "grpo", "tasks": "practice", "steps": sizes.steps, "prompts": sizes.prompts,
+        "num_generations": sizes.num_generations, "max_completion_length": GAME, "optimiser": optimiser,
+    }  # fmt: skip
+    return tables("practice", sizes, seed, {"path": start}, stage)
+
+
+def run(made: dict[str, Any], folder: Path) -> str:
+    """Run or finish one run in a process of its own; where its model is."""
+    if not (folder / "run.complete").exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        file = folder.with_suffix(".toml")
+        file.write_text(tomli_w.dumps(made))
+        again = ["--resume"] if (folder / "config.toml").exists() else []
+        done = subprocess.run(
+            [sys.executable, "-m", "maieutic", "-q", "train", file, "--run", folder, *again],
+            capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        if done.returncode:
+            raise RunError(f"the run in {folder} failed: {done.stderr.strip()[-2000:]}")
+    return str(json.loads((folder / "run.complete").read_text())["model"])
+
+
+def examined(model: str, sizes: Sizes, note: Path) -> dict[str, list[dict[str, Any]]]:
+    """Split → the greedy game about each secret: the secret, whether it was found, and what is told of the game."""
+    if note.exists():
+        return json.loads(note.read_text())  # type: ignore[no-any-return]
+    loaded = load_causal(model, dtype="float32", device="cpu")
+    sampler, found = LocalBackend(threads=1).sampler(loaded), {}
+    for split in SPLITS:
+        tasks = wordle(split, words=sizes.words, held_out=sizes.held_out, layout=LAYOUT, max_turn_length=TURN)
+        assert tasks.environment is not None
+        table = Plays(sampler, loaded.chat, WORDLE["wordle:binary"](), tasks.environment, GAME, temperature=0.0)
+
+        async def games(table: Plays = table, tasks: Any = tasks) -> list[Any]:
+            return list(await asyncio.gather(*(table.group(task, 1, i) for i, task in enumerate(tasks))))
+
+        found[split] = [
+            {"secret": group.task.answer, "parts": dict(group.scores[0].parts), "text": group.rollouts[0].text}
+            for group in run_async(games())
+        ]
+    write_text(note, json.dumps(found))
+    return found
+
+
+def seed_of(number: int, sizes: Sizes, runs: Path) -> dict[str, Any]:
+    """Everything of a seed, made if it is not there yet."""
+    folder = runs / str(number)
+    start = run(start_tables(sizes, number), folder / "start")
+    before = examined(start, sizes, folder / "start.games.json")
+    print(f"seed {number}: start {_said(before)}", file=sys.stderr, flush=True)
+    end = run(practice_tables(sizes, number, start), folder / "practice")
+    after = examined(end, sizes, folder / "practice.games.json")
+    print(f"seed {number}: practised {_said(after)}", file=sys.stderr, flush=True)
+    with Store.open_reader(folder / "practice" / "run.db") as store:
+        curve = store.metrics("practice", "reward/parts/win")
+    seconds = [json.loads((folder / n / "run.complete").read_text())["seconds"] for n in ("start", "practice")]
+    return {"seed": number, "start": before, "practice": after, "curve": curve,
+            "seconds": [sum(each.values()) for each in seconds]}  # fmt: skip
+
+
+def _said(games: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    return ", ".join(f"{split} {statistics.fmean(_wins(each)):.3f}" for split, each in games.items())
+
+
+def _wins(games: Sequence[Mapping[str, Any]]) -> list[float]:
+    return [game["parts"].get("win", 0.0) for game in games]
+
+
+def measured(games: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The measures of games, with Wilson's interval for the wins."""
+    wins = _wins(games)
+    told = game_measures([Score(0.0, parts=game["parts"]) for game in games])
+    return {**told, "win_rate": wilson(sum(wins), len(wins)).to_dict(), "games": len(wins)}
+
+
+def found_in(seeds: Sequence[Mapping[str, Any]], sizes: Sizes) -> dict[str, Any]:
+    """Measures of each seed before and after, and what was gained: paired by secret in each seed, and over seeds."""
+    rows = [
+        {f"{when} {split}": measured(seed[when][split]) for when in ("start", "practice") for split in SPLITS}
+        for seed in seeds
+    ]
+    gains: dict[str, Any] = {}
+    for split in SPLITS:
+        both = [(_wins(seed["practice"][split]), _wins(seed["start"][split])) for seed in seeds]
+        apart = [[new - old for new, old in zip(*pair, strict=True)] for pair in both]
+        means = [[statistics.fmean(column) for column in zip(*side, strict=True)] for side in zip(*both, strict=True)]
+        gains[split] = {
+            "seeds": [paired_difference(*pair).to_dict() for pair in both],
+            "secrets": paired_difference(means[0], means[1]).to_dict(),
+            "secrets and seeds": crossed(apart, bounds=(-1.0, 1.0)).to_dict(),
+        }
+    return {"seeds": rows, "gains": gains, "scripted": scripted(sizes), "curves": [seed["curve"] for seed in seeds],
+            "seconds": [seed["seconds"] for seed in seeds]}  # fmt: skip
+
+
+def scripted(sizes: Sizes) -> dict[str, float]:
+    """How often the scripted players find a held-out secret: the one who is imitated, and one who heeds everything."""
+    words = word_list(sizes.words, held_out=sizes.held_out)
+    players = {"weak": Player(sizes.heeds), "consistent": Player()}
+    return {
+        name: statistics.fmean(
+            play(secret, player, words, Random(f"{secret}/{i}"))[-1][0] == secret
+            for secret in words.secrets("test")
+            for i in range(20)
+        )
+        for name, player in players.items()
+    }
+
+
+COLUMNS = {"win_rate": "wins", "mean_guesses": "guesses in wins", "valid_word": "valid words",
+           "violations": "violations", "left_1": "left after 1", "left_3": "left after 3"}  # fmt: skip
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Markdown."""
+    lines = ["| | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for number, rows in enumerate(found["seeds"], 1):
+        lines += [f"| seed {number}, {name} | " + " | ".join(_cells(row)) + " |" for name, row in rows.items()]
+    lines += [
+        "",
+        "| wins after practice − before, points | each seed | secrets | secrets and seeds |",
+        "|---|---|---|---|",
+    ]
+    for split, gain in found["gains"].items():
+        seeds = ", ".join(_points(each) for each in gain["seeds"])
+        lines.append(f"| {split} | {seeds} | {_points(gain['secrets'])} | {_points(gain['secrets and seeds'])} |")
+    weak, good = found["scripted"]["weak"], found["scripted"]["consistent"]
+    lines += ["", f"Scripted players on held-out secrets: weak {100 * weak:.1f} %, consistent {100 * good:.1f} %."]
+    return "\n".join(lines)
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    wins = row["win_rate"]
+    shown = [f"{100 * wins['value']:.1f} % ({100 * wins['low']:.1f} to {100 * wins['high']:.1f})"]
+    for name in list(COLUMNS)[1:]:
+        value = row.get(name)
+        share = name in ("valid_word", "violations")
+        shown.append("–" if value is None else f"{100 * value:.1f} %" if share else f"{value:.2f}")
+    return shown
+
+
+def _points(value: Mapping[str, Any]) -> str:
+    if value["low"] is None:
+        return f"{100 * value['value']:+.1f}"
+    return f"{100 * value['value']:+.1f} ({100 * value['low']:+.1f} to {100 * value['high']:+.1f})"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Make what is missing, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, help="seeds 1 … N (3; with --quick 1)")
+    parser.add_argument("--quick", action="store_true", help="one seed, few words, few games")
+    parser.add_argument("--runs", type=Path, help="where everything is kept (runs/wordle, or runs/wordle-quick)")
+    parser.add_argument("--json", type=Path, help="where what was found is written")
+    parser.add_argument("--picture", type=Path, help="an SVG file: wins while it practises")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    sizes = QUICK if given.quick else Sizes()
+    runs = given.runs or Path("runs") / ("wordle-quick" if given.quick else "wordle")
+    runs.mkdir(parents=True, exist_ok=True)
+    told, note = json.dumps(asdict(sizes)), runs / "sizes.json"
+    if note.exists() and note.read_text() != told:
+        print(f"{runs} holds a study of other sizes; give another --runs", file=sys.stderr)
+        return 2
+    write_text(note, told)
+    seeds = []
+    for number in range(1, (given.seeds or (1 if given.quick else 3)) + 1):
+        seeds.append(seed_of(number, sizes, runs))
+        found = found_in(seeds, sizes)
+        if given.json:
+            given.json.parent.mkdir(parents=True, exist_ok=True)
+            write_text(given.json, json.dumps(rounded({"machine": machine(), "sizes": asdict(sizes), **found})))
+    if given.picture:
+        title = "Games won while practising (training secrets, sampled)"
+        write_text(given.picture, draw(Panel(title, "step", "wins", {"GRPO": found["curves"]}, percent=True)))
+    print(machine())
+    print("\n" + table(found))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
