@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from maieutic.environments.episodes import Played, Table, dialogue, turn_count
+from maieutic.environments.episodes import Played, Table, dialogue, turn_count, turns_of
 from maieutic.environments.inline import interjection
 from maieutic.environments.turns import Turns
 from maieutic.errors import ModelError, PromptTooLong
@@ -119,7 +119,8 @@ class Asking:
         if score is None or score.correct is None:
             verdict = self.taskset.verifier(task, rollout.text)
         else:
-            verdict = Verdict(score.correct, score.answer, score.note)
+            said = turns_of(rollout)[-1].content.strip() or None  # the last turn, where the game reads no answer
+            verdict = Verdict(score.correct, said if score.answer is None else score.answer, score.note)
         mean = sum(rollout.logprobs) / chosen if chosen else None
         made = Sample(rollout.text, verdict.answer, verdict.correct, rollout.finish, chosen, mean, turns)
         return Attempt(made, verdict, rollout=rollout)
