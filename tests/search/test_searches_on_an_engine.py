@@ -43,7 +43,7 @@ class Counted:
 def made(name: str, sampler, chat, **more):
     known, judge = options(name), texts(chat, lambda text: len(text) % 7 / 7)
     given = {key: value for key, value in (ASKED | more).items() if key in known}
-    given |= {key: judge for key in requires(name) & {"score", "values"}}
+    given |= dict.fromkeys(requires(name) & {"score", "values"}, judge)
     if "evaluate" in known:
         given |= {"evaluate": "judge", "values": judge}
     return make_search(name, sampler, chat, lambda text: text[-3:] or None, **given)
