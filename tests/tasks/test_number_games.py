@@ -28,7 +28,7 @@ def drawn(tasks, count=30):
     [
         {},
         {"numbers": 3, "largest": 50, "target": [100, 200], "every": True},
-        {"target": 24, "largest": 13, "every": True, "whole": False},
+        {"numbers": 3, "target": 24, "largest": 13, "every": True, "whole": False},
         {"largest_result": 60, "target": [20, 60], "demonstrations": "first"},
     ],
 )
@@ -55,7 +55,7 @@ def test_the_vocabulary_holds_every_word():
     words = set(countdown_vocabulary(100))
     for tasks in (
         countdown(target=[10, 100], largest_result=100),
-        game_of_24("test", whole=True, largest_result=100),
+        game_of_24("test", largest=8, whole=True, largest_result=100),
     ):
         for task in drawn(tasks):
             assert set(f"{task.prompt[-1].content} {task.meta['solution']}".split()) <= words
@@ -124,6 +124,13 @@ def test_not_every_number_must_be_used_where_the_rules_say_so():
     some = Rules(every=False)
     assert check_chain("2 * 6 = 12 left 4 12 ;", [2, 4, 6], 12, some).correct
     assert not check_chain("2 * 6 = 12 left 4 12 ;", [2, 4, 6], 12, Rules()).correct
+
+
+def test_a_model_that_does_not_know_the_game_is_told():
+    plain, told = countdown(size=1)[0], game_of_24("test", largest=6, instructed=True, system="Be brief.")[0]
+    assert "<answer>" not in plain.prompt[-1].content
+    assert "<answer>" in told.prompt[-1].content
+    assert told.prompt[0].content == "Be brief."
 
 
 def test_what_makes_no_game_is_refused():

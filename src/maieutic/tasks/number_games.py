@@ -173,6 +173,7 @@ class Maker:
     seed: int
     demonstrations: str
     system: str | None
+    instructed: bool
     problems: tuple[tuple[tuple[int, ...], int], ...] = ()
 
     @property
@@ -187,7 +188,8 @@ class Maker:
         meta = {"numbers": numbers, "target": target, "every": rules.every, "solution": solution}
         opening = (Message("system", self.system),) if self.system else ()
         use = "each once" if rules.every else "each at most once"
-        asked = Message("user", f"make {target} from {' '.join(map(str, numbers))} , {use}")
+        text = f"make {target} from {' '.join(map(str, numbers))} , {use}"
+        asked = Message("user", f"{text}\n\n{INSTRUCTIONS}" if self.instructed else text)
         answer = check_chain(solution, numbers, target, rules).answer
         return Task(f"{self.name}/{index}", (*opening, asked), answer, meta)
 
@@ -214,6 +216,7 @@ def countdown(
     whole: bool = True,
     largest_result: int | None = None,
     demonstrations: str = "any",
+    instructed: bool = False,
     system: str | None = None,
     seed: int = 0,
     verifier: Verifier | None = None,
@@ -223,15 +226,15 @@ def countdown(
 
     `numbers` of 1..`largest`; `target` is one number or (lowest, highest); `every` number must be used, or each at most
     once; results stay `whole`, and at most `largest_result`. `demonstrations="first"` shows always the first solution
-    that a search finds, "any" one drawn among all. `system="instructions"` tells a model that was not trained on this
-    what to do. `solvable`, `moves` and `after` of `maieutic.tasks.countdown` serve a search.
+    that a search finds, "any" one drawn among all. `instructed` tells a model that was not trained on this what to
+    do. `solvable`, `moves` and `after` of `maieutic.tasks.countdown` serve a search.
 
     Raises UnknownName for an unknown split or demonstrations, ConfigError for what makes no game.
     """
     bounds = (target, target) if isinstance(target, int) else tuple(target)
     game = _game(numbers, largest, bounds, Rules(every, whole, largest_result))
     _check(split, demonstrations, size)
-    maker = Maker(f"countdown/{game.name}", split, game, seed, demonstrations, _told(system))
+    maker = Maker(f"countdown/{game.name}", split, game, seed, demonstrations, system, instructed)
     return Tasks(maker.name, Lazy(size or SIZES[split], maker), verifier or MakesTarget(), tool)
 
 
@@ -245,6 +248,7 @@ def game_of_24(
     whole: bool = False,
     largest_result: int | None = None,
     demonstrations: str = "any",
+    instructed: bool = False,
     system: str | None = None,
     seed: int = 0,
     verifier: Verifier | None = None,
@@ -262,7 +266,7 @@ def game_of_24(
     if not problems:
         raise ConfigError(f"game_of_24: got no problem that can be solved in split {split!r} ({game.name})")
     Random(f"{seed}/{split}").shuffle(problems)
-    maker = Maker(f"game_of_24/{game.name}", split, game, seed, demonstrations, _told(system), tuple(problems))
+    maker = Maker(f"game_of_24/{game.name}", split, game, seed, demonstrations, system, instructed, tuple(problems))
     return Tasks(maker.name, Lazy(size or len(problems), maker), verifier or MakesTarget(), tool)
 
 
@@ -304,7 +308,3 @@ def _check(split: str, demonstrations: str, size: int | None) -> None:
         raise UnknownName("demonstrations of number games", demonstrations, DEMONSTRATIONS)
     if size is not None and (not isinstance(size, int) or size < 1):
         raise ConfigError(f"got size={size!r}; expected a whole number, at least one task")
-
-
-def _told(system: str | None) -> str | None:
-    return INSTRUCTIONS if system == "instructions" else system
