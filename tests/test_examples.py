@@ -70,6 +70,25 @@ def test_own_problems_with_own_rewards(tiny, tmp_path):
     assert rollout.score.parts["examples/rewards.py:short"] == pytest.approx(max(0.0, 1 - words / 200))
 
 
+def test_the_game_of_24(tmp_path):
+    # countdown.toml, and what a person sees of its tasks
+    made = run(
+        str(EXAMPLES / "countdown.toml"), "--run", str(tmp_path / "run"), "--json", str(tmp_path / "out.json"),
+        *SMALL, "--set", "tasks.train.largest=6", "--set", "tasks.train.size=64", "--set", "tasks.test.largest=6",
+        "--set", "stages.0.prompts=16", "--set", "evaluation.limit=2",
+    )  # fmt: skip
+    assert (Path(made["model"]) / "config.json").exists()
+
+
+def test_questions_with_options(tiny, tmp_path):
+    # choices.jsonl, by likelihood
+    made = run(
+        str(tiny), "multiple_choice", "--set", f"path={EXAMPLES / 'choices.jsonl'}", "--likelihood", "--json",
+        str(tmp_path / "out.json"), verb="eval",
+    )  # fmt: skip
+    assert made["questions"] == 3
+
+
 def test_gsm8k_with_lora_on_a_small_folder_and_the_real_files(tiny, tmp_path, data_dir):
     # gsm8k_lora.toml: everything but the download
     made = run(

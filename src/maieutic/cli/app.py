@@ -23,8 +23,8 @@ from maieutic.cli.sandbox import sandbox
 from maieutic.cli.search import search
 from maieutic.cli.show import show
 from maieutic.cli.sweep import sweep
-from maieutic.cli.teacher import teacher
 from maieutic.cli.teach import teach
+from maieutic.cli.teacher import teacher
 from maieutic.cli.train import train
 
 app = typer.Typer(
@@ -68,7 +68,6 @@ EXAMPLES = {
         "maieutic train my.toml --dry-run --set stages.0.steps=10 --set model.path=models/tiny",
         "maieutic train --run runs/my --resume",
     ],
-    "plan": [
     "teach": [
         "maieutic teach examples/teach.toml",
         "maieutic teach examples/teach.toml --dry-run --set rl.steps=10",
@@ -77,6 +76,7 @@ EXAMPLES = {
         "maieutic distil examples/distil.toml",
         "maieutic distil examples/distil.toml --only-collect --set collect.limit=100",
     ],
+    "plan": [
         "maieutic plan my.toml --completion-length 120",
         "maieutic plan my.toml --trial --set micro_batch_tokens=8192",
         "maieutic plan runs/my",
@@ -85,6 +85,7 @@ EXAMPLES = {
         "maieutic eval runs/my arithmetic --limit 200",
         "maieutic eval models/tiny questions.jsonl --samples 16 --save before.json",
         "maieutic eval runs/my questions.jsonl --samples 16 --against before.json",
+        "maieutic eval models/tiny ai2_arc --set path=arc --likelihood",
     ],
     "compare": [
         "maieutic compare examples/compare.toml",
@@ -111,14 +112,14 @@ def _examples(verb: str) -> str:
 VERBS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "train": train,
+    "teach": teach,
+    "distil": distil,
     "plan": plan,
     "eval": evaluate,
     "compare": compare,
     "sweep": sweep,
     "search": search,
     "sample": sample,
-    "teach": teach,
-    "distil": distil,
     "show": show,
     "tasks": tasks,
     "algorithms": algorithms,

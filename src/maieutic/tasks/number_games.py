@@ -1,7 +1,7 @@
 """Countdown and the game of 24 as tasksets: numbers, a target, and a chain of moves as the solution.
 
     prompt     make 24 from 4 6 6 8 , each once
-    solution   4 * 6 = 24 left 6 8 24 ; 8 - 6 = 2 left 2 24 ; …
+    solution   4 + 6 = 10 left 6 8 10 ; 6 + 8 = 14 left 10 14 ; 10 + 14 = 24 left 24 ;
 
 Every problem can be solved. All text is words separated by single spaces, so that `countdown_vocabulary` is a whole
 tokenizer. A completion is judged by the expression in its last `<answer>` tag, else by the one after its only `#`, else
