@@ -10,7 +10,8 @@
 An object of the class is one episode. `opening` (an attribute; text or messages) is what the model is shown first, by
 default the task's prompt; `close` is called at the end; `name`, `max_turns`, `max_turn_length` and `timeout_seconds` of
 the class are the environment's. A class, function or object with a `start` is an `Environment` as it stands
-(`maieutic.protocols`).
+(`maieutic.protocols`). What was written for Gymnasium, TextArena, verifiers or TRL is known by its shape
+(`maieutic.environments.adapt`).
 
 Where `step` is a plain function, games live in a process of their own, which is killed when a call takes too long. The
 other games that lived in it are then played again there up to where they were, from their seeds and the model's turns,
@@ -30,10 +31,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from maieutic.choose import choose
+from maieutic.environments.adapt import adapted
 from maieutic.environments.asking import TIMEOUT
 from maieutic.errors import ConfigError
 from maieutic.own_code import load_function
 from maieutic.protocols import Environment, Episode, Reply
+from maieutic.rewards.adapt_rubric import rubric_reads
 from maieutic.rewards.serve import Target
 from maieutic.rewards.worker import Ended, Worker
 from maieutic.types import Message, Score, Task
@@ -56,6 +59,9 @@ def load_environment(where: str, options: Mapping[str, Any] | None = None) -> En
     """
     found, path = load_function("environment", where)
     name, given = where.rpartition(":")[2], dict(options or {})
+    of_library = adapted(found, where, given, rubric_reads)
+    if of_library is not None:
+        return of_library
     if isinstance(found, type) and hasattr(found, "step") and not hasattr(found, "start"):
         waits = inspect.iscoroutinefunction(found.step)
         target = None if waits else Target(name, path=str(path), adapt=f"{__name__}:served")

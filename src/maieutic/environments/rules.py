@@ -12,6 +12,7 @@ from typing import Any
 from maieutic.choose import choose
 from maieutic.environments.guess import Guess
 from maieutic.environments.self_correction import SelfCorrection
+from maieutic.environments.toolbox import tool_use
 from maieutic.errors import ConfigError
 from maieutic.protocols import Environment, Episode, Reply
 from maieutic.types import Message, Score, Task
@@ -20,6 +21,7 @@ from maieutic.types import Message, Score, Task
 ENVIRONMENTS: dict[str, Callable[..., Environment]] = {
     "guess": Guess,
     "self_correction": SelfCorrection,
+    "tools": tool_use,
 }
 
 
@@ -141,6 +143,13 @@ class Limited:
 
     def __init__(self, episode: Episode, turns: int) -> None:
         self.episode, self.left = episode, turns
+        self.tools = tuple(getattr(episode, "tools", ()))
+        self.judges_last_turn = bool(getattr(episode, "judges_last_turn", False))
+
+    @property
+    def parts(self) -> Mapping[str, float]:
+        """The episode's."""
+        return getattr(self.episode, "parts", {})
 
     @property
     def opening(self) -> tuple[Message, ...]:

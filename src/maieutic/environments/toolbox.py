@@ -14,6 +14,7 @@ from maieutic.calculator import evaluate, show
 from maieutic.environments.python_tool import python_tool
 from maieutic.environments.search_tool import search_tool
 from maieutic.environments.tool_functions import SECONDS, ToolFailed, ToolFunction, tool_function
+from maieutic.environments.tool_use import ToolUse
 from maieutic.errors import ConfigError, UnknownName
 from maieutic.own_code import load_function
 
@@ -64,3 +65,18 @@ def named_tool(name: str, seconds: float = SECONDS) -> ToolFunction:
 def named_tools(names: Sequence[str], seconds: float = SECONDS) -> list[ToolFunction]:
     """The tools of these names; see `named_tool`."""
     return [named_tool(str(name), seconds) for name in names]
+
+
+def tool_use(
+    tools: Sequence[str],
+    max_turns: int = 6,
+    seconds: float = SECONDS,
+    max_calls: int = 8,
+    reply_characters: int = 4000,
+    fenced: bool = True,
+    describe: bool = True,
+) -> ToolUse:
+    """`environment = "tools"`: the tools of these names; the other options as `ToolUse` and `named_tool` have them."""
+    if isinstance(tools, str):
+        raise ConfigError(f'environment "tools": got tools = {tools!r}; expected a list, as ["calculator"]')
+    return ToolUse(named_tools(tools, seconds), max_turns, max_calls, reply_characters, fenced, describe)

@@ -15,10 +15,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from maieutic.config import StageConfig
+from maieutic.environments.adapt import LIBRARIES, from_library
 from maieutic.environments.rules import ENVIRONMENTS, Ruled, make_environment
 from maieutic.errors import ConfigError, UnknownName
 from maieutic.own_environment import Games, load_environment
 from maieutic.protocols import Environment, Taskset
+from maieutic.rewards.adapt_rubric import rubric_reads
 from maieutic.tasks.taskset import environment_of, take
 
 if TYPE_CHECKING:
@@ -42,8 +44,11 @@ def named_environment(name: str, options: Mapping[str, Any], known: Mapping[str,
     """
     if ".py:" in name:
         return load_environment(name, options)
+    found = from_library(name, options, rubric_reads)
+    if found is not None:
+        return found
     if name not in ENVIRONMENTS:
-        raise UnknownName("environment", name, [*ENVIRONMENTS, "file.py:Class"])
+        raise UnknownName("environment", name, [*ENVIRONMENTS, *(f"{each}ID" for each in LIBRARIES), "file.py:Class"])
     return make_environment(name, options, known)
 
 

@@ -11,6 +11,7 @@ from maieutic.tasks.arc_agi import arc_agi
 from maieutic.tasks.arithmetic import arithmetic, arithmetic_vocabulary
 from maieutic.tasks.code import PassesTests, code
 from maieutic.tasks.documents import documents
+from maieutic.tasks.episodes import episodes
 from maieutic.tasks.files import file
 from maieutic.tasks.gsm8k import gsm8k
 from maieutic.tasks.guess import guess
@@ -33,6 +34,7 @@ TASKSETS: dict[str, Callable[..., Taskset]] = {
     "file": file,
     "code": code,
     "documents": documents,
+    "episodes": episodes,
     "hub": hub,
     "guess": guess,
     "ai2_arc": ai2_arc,
@@ -80,6 +82,7 @@ __all__ = [
     "countdown",
     "countdown_vocabulary",
     "documents",
+    "episodes",
     "file",
     "find_taskset",
     "game_of_24",
