@@ -38,7 +38,7 @@ from maieutic.own_code import load_function
 from maieutic.protocols import Environment, Episode, Reply
 from maieutic.rewards.adapt_rubric import rubric_reads
 from maieutic.rewards.serve import Target
-from maieutic.rewards.worker import Ended, Worker
+from maieutic.rewards.worker import Ended, Outcome, Worker
 from maieutic.types import Message, Score, Task
 
 T = TypeVar("T")
@@ -92,13 +92,13 @@ def environment_of_games(game: type, options: Mapping[str, Any] | None = None, t
         max_turn_length=getattr(game, "max_turn_length", None),
         vocabulary=tuple(getattr(game, "vocabulary", ())),
         timeout_seconds=limit if target is None else math.inf,
-        worker=None if target is None else Worker(target, timeout_seconds=limit),
+        calls=None if target is None else Calls(Worker(target, timeout_seconds=limit)),
     )
 
 
 @dataclass(frozen=True)
 class Games:
-    """An environment of a class of games. With a `worker` they live in its process, which keeps the time limit."""
+    """An environment of a class of games. With `calls` they live in another process, where the time limit is kept."""
 
     game: type
     options: Mapping[str, Any]
@@ -107,21 +107,63 @@ class Games:
     max_turn_length: int | None
     vocabulary: tuple[str, ...]
     timeout_seconds: float
-    worker: Worker | None = field(compare=False)
+    calls: Calls | None = field(compare=False)
 
     async def start(self, task: Task, seed: str) -> Episode:
         """A fresh game."""
-        if self.worker is None:
+        if self.calls is None:
             return Here(await in_thread(_begin, self.game, self.options, task, seed))
-        episode = There(self, self.worker, replace(task, meta=dict(task.meta)), seed)
+        episode = There(self.options, self.calls, replace(task, meta=dict(task.meta)), seed)
         await episode.begin()
         return episode
 
     def with_timeout(self, seconds: float) -> Games:
         """The same with another time limit."""
-        if self.worker is None:
+        if self.calls is None:
             return replace(self, timeout_seconds=seconds)
-        return replace(self, worker=Worker(self.worker.target, timeout_seconds=seconds))
+        return replace(self, calls=Calls(Worker(self.calls.worker.target, timeout_seconds=seconds)))
+
+
+class Calls:
+    """Calls for games in a worker's process, one after the other; what came in meanwhile travels in one message."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self._waiting: list[tuple[tuple[Any, ...], asyncio.AbstractEventLoop, asyncio.Future[Outcome]]] = []
+        self._lock = threading.Lock()
+        self._busy = False
+
+    async def call(self, *arguments: Any) -> Outcome:
+        """How the call ended."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Outcome] = loop.create_future()
+        with self._lock:
+            self._waiting.append((arguments, loop, future))
+            idle, self._busy = not self._busy, True
+        if idle:
+            threading.Thread(target=self._work, name="maieutic-games", daemon=True).start()
+        return await future
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                calls, self._waiting = self._waiting, []
+                self._busy = bool(calls)
+            if not calls:
+                return
+            outcomes = self.worker.call_each([(arguments, {}) for arguments, _, _ in calls])
+            for (_, loop, future), outcome in zip(calls, outcomes, strict=True):
+                with contextlib.suppress(RuntimeError):  # the loop may be closed by now
+                    loop.call_soon_threadsafe(_end, future, outcome, None)
+
+
+def _end(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+    if future.done():  # nobody waits any more
+        return
+    if error is None:
+        future.set_result(value)
+    else:
+        future.set_exception(error)
 
 
 class Here:
@@ -148,9 +190,9 @@ class Here:
 class There:
     """A game in the worker's process; everything that it takes to play it again is here."""
 
-    def __init__(self, games: Games, worker: Worker, task: Task, seed: str) -> None:
-        self.worker, self.number = worker, next(_numbers)
-        self.rules = (dict(games.options), task, seed)
+    def __init__(self, options: Mapping[str, Any], calls: Calls, task: Task, seed: str) -> None:
+        self.calls, self.number = calls, next(_numbers)
+        self.rules = (dict(options), task, seed)
         self.turns: list[Message] = []
         self.opening: tuple[Message, ...] = ()
 
@@ -171,11 +213,11 @@ class There:
 
     async def close(self) -> None:
         """Forget it there."""
-        if self.worker.pid is not None:  # else nothing is there any more
+        if self.calls.worker.pid is not None:  # else nothing is there any more
             await self._ask("close")
 
     async def _ask(self, what: str) -> Any:
-        outcome = await in_thread(self.worker.call, what, self.number, *self.rules, tuple(self.turns))
+        outcome = await self.calls.call(what, self.number, *self.rules, tuple(self.turns))
         if outcome.ended is not Ended.RETURNED:
             raise GameFailed(outcome.detail.strip())
         return outcome.value
@@ -267,14 +309,6 @@ async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
-    def end(value: Any, error: BaseException | None) -> None:
-        if future.done():  # nobody waits any more
-            return
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)
-
     def body() -> None:
         value, failure = None, None
         try:
@@ -282,7 +316,7 @@ async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
         except BaseException as error:  # noqa: BLE001 - carried over to who waits
             failure = error
         with contextlib.suppress(RuntimeError):  # the loop may be closed by now
-            loop.call_soon_threadsafe(end, value, failure)
+            loop.call_soon_threadsafe(_end, future, value, failure)
 
     threading.Thread(target=body, name="maieutic-game", daemon=True).start()
     return await future

@@ -124,6 +124,12 @@ class Transcript:
         self._add(tokens, (False,) * len(tokens), (0.0,) * len(tokens))
         self.spans.append(Span("environment", start, len(self.tokens), said(messages)))
 
+    def unsaid(self) -> None:
+        """Leave out what the environment said last: there is no room for an answer to it."""
+        start = self.spans.pop().start
+        for column in (self.tokens, self.mask, self.logprobs):
+            del column[start:]
+
     def brought(self, reply: Reply) -> None:
         """What the turn was paid, and the numbers told of it."""
         if reply.reward is not None:
@@ -203,6 +209,7 @@ class Table:
             except PromptTooLong:
                 if not made.turns:
                     raise
+                made.unsaid()
                 return Finish.LENGTH
             text = made.turn(completion, self.chat)
             if completion.finish is not Finish.STOP:
