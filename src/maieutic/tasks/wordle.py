@@ -70,20 +70,9 @@ def wordle(
     the game), `reward` and `turn_reward` as in `maieutic.environments.wordle`; `reward = {}` leaves it to the run's
     rewards.
     """
-    if kind not in KINDS:
-        raise UnknownName("kind of wordle tasks", kind, KINDS)
-    if size is not None and size < 1:
-        raise ConfigError(f"wordle: got size={size!r}; expected at least one task")
-    talk = layout_of(layout)
-    if prefill and (kind == "games" or talk is not TAGS):
-        raise ConfigError(
-            'wordle: got prefill = true; expected it with kind = "snapshots" and layout = "tags" only: in a game '
-            "every turn begins by itself, and a compact reply has no <think>"
-        )
+    talk = _checked(kind, size, layout, prefill, rows)
     known = word_list(words, word_file, held_out)
     if rows is not None:
-        if kind != "snapshots":
-            raise ConfigError('wordle: got rows with kind = "games"; rows are snapshots, expected kind = "snapshots"')
         return rows_of(Path(rows), known if word_file or words else None, size)
     secrets = known.secrets(split)
     teacher, name = Player.of_skill(demonstrations), f"wordle/{kind}/{known.name}/{split}/{seed}"
@@ -97,6 +86,23 @@ def wordle(
     )  # fmt: skip
     games = Games(name, known, secrets, talk, teacher, seed, max_turns)
     return Tasks(name, Lazy(len(secrets) if size is None else size, games), SecretGuessed(talk), environment=game)
+
+
+def _checked(kind: str, size: int | None, layout: str, prefill: bool, rows: str | None) -> Layout:
+    """The layout; raises ConfigError for options that contradict each other."""
+    if kind not in KINDS:
+        raise UnknownName("kind of wordle tasks", kind, KINDS)
+    if size is not None and size < 1:
+        raise ConfigError(f"wordle: got size={size!r}; expected at least one task")
+    talk = layout_of(layout)
+    if prefill and (kind == "games" or not talk.thinks):
+        raise ConfigError(
+            'wordle: got prefill = true; expected it with kind = "snapshots" and layout = "tags" only: in a game '
+            "every turn begins by itself, and a compact reply has no <think>"
+        )
+    if rows is not None and kind == "games":
+        raise ConfigError('wordle: got rows with kind = "games"; rows are snapshots, expected kind = "snapshots"')
+    return talk
 
 
 @dataclass(frozen=True)
