@@ -134,11 +134,11 @@ def annotator(
     check_old(source, old_logprobs)
     check_steps(source, algorithm)
     columns, noticed = asked_columns(source, algorithm), StepsNoticed(algorithm)
-    cuts_at: int | None = getattr(teacher, "cuts_at", None)
+    shorten = Cut(getattr(teacher, "cuts_at", None))
 
     def fill_in(batch: Batch) -> Batch:
         noticed(batch)
-        return annotate(batch if cuts_at is None else cut(batch, cuts_at), columns, fill)
+        return annotate(shorten(batch), columns, fill)
 
     return fill_in
 
@@ -157,6 +157,27 @@ def cut(batch: Batch, width: int) -> Batch:
     teacher and student are compared on ends at the same token."""
     seen = torch.arange(batch.mask.shape[1], device=batch.mask.device) < width
     return batch.with_(mask=batch.mask & seen)
+
+
+class Cut:
+    """Cuts each batch to `width` (None: leaves them whole), and says once how many rows that concerns."""
+
+    def __init__(self, width: int | None) -> None:
+        self.width = width
+        self.said = False
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch, cut."""
+        if self.width is None:
+            return batch
+        beyond = int((batch.lengths > self.width).sum())
+        if beyond and not self.said:
+            self.said = True
+            log.warning(
+                "%d of %d rows are longer than the %d tokens that the teacher can read; what comes after these teaches "
+                "nothing, in this step and the next ones", beyond, batch.size, self.width,
+            )  # fmt: skip
+        return cut(batch, self.width)
 
 
 def values(learner: Learner, batch: Batch) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ A part holds `N` sequences with `P` chosen positions in all:
     ids        [P, K]   int32     the K likeliest tokens, likeliest first
     logprobs   [P, K]   float32   theirs, under the whole distribution (float16 takes half, and is off by up to 0.05 %)
 
-The mass of all other tokens, 1 − Σ exp(logprobs), is implied. K = 20 takes 168 bytes a position, 88 in float16.
+The mass of all other tokens, 1 − Σ exp(logprobs), is implied. K = 20 takes 168 bytes a position, 128 in float16.
 
 A part is written under a temporary name and renamed, so a folder holds whole parts only, whenever it is looked at: who
 was stopped goes on with the sequences whose keys are not there yet.

@@ -164,8 +164,8 @@ class LocalTeacher(LocalScorer):
         if self.limit is not None and longest > self.limit:
             raise DataError(
                 f"got a row of {longest} tokens; the teacher ({self.model.source}) has {self.limit} positions. Lower "
-                "max_completion_length, so that it can read all that the student writes, or take a teacher with a "
-                "longer context"
+                "max_completion_length, so that it can read all that the student writes, take a teacher with a longer "
+                'context, or let rows teach as far as it can read ([stages.teacher] too_long = "cut")'
             )
 
 
