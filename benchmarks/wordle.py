@@ -91,7 +91,7 @@ def start_tables(sizes: Sizes, seed: int) -> dict[str, Any]:
     small = {"layers": 2, "width": 128, "context": 128, "extra_words": words}
     optimiser = {"kind": "muon", "learning_rate": 5e-3, "schedule": "cosine", "final_fraction": 0.05}
     stage = {"algorithm": "sft", "tasks": "demonstrations", "epochs": 1, "prompts": 32, "optimiser": optimiser}
-    return tables("start", sizes, seed, {"small": small}, stage)
+    return tables("imitation", sizes, seed, {"small": small}, stage)
 
 
 def practice_tables(sizes: Sizes, seed: int, start: str) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def examined(model: str, sizes: Sizes, note: Path) -> dict[str, list[dict[str, A
 def seed_of(number: int, sizes: Sizes, runs: Path) -> dict[str, Any]:
     """Everything of a seed, made if it is not there yet."""
     folder = runs / str(number)
-    start = run(start_tables(sizes, number), folder / "start")
+    start = run(start_tables(sizes, number), folder / "imitation")
     before = examined(start, sizes, folder / "start.games.json")
     print(f"seed {number}: start {_said(before)}", file=sys.stderr, flush=True)
     end = run(practice_tables(sizes, number, start), folder / "practice")
@@ -155,7 +155,7 @@ def seed_of(number: int, sizes: Sizes, runs: Path) -> dict[str, Any]:
     print(f"seed {number}: practised {_said(after)}", file=sys.stderr, flush=True)
     with Store.open_reader(folder / "practice" / "run.db") as store:
         curve = store.metrics("practice", "reward/parts/win")
-    seconds = [json.loads((folder / n / "run.complete").read_text())["seconds"] for n in ("start", "practice")]
+    seconds = [json.loads((folder / n / "run.complete").read_text())["seconds"] for n in ("imitation", "practice")]
     return {"seed": number, "start": before, "practice": after, "curve": curve,
             "seconds": [sum(each.values()) for each in seconds]}  # fmt: skip
 

@@ -20,7 +20,15 @@ from maieutic.run.rewards import make_reward
 from maieutic.tasks.wordle import wordle
 from maieutic.types import Finish, Message, Rollout, Task
 from maieutic.wordle import feedback, word_list
-from maieutic.wordle.judge import Said, binary, layout_value, partial_credit, uses_previous_feedback, value
+from maieutic.wordle.judge import (
+    Said,
+    binary,
+    consistent_guess,
+    layout_value,
+    partial_credit,
+    uses_previous_feedback,
+    value,
+)
 from maieutic.wordle.talk import TAGS, layout_of
 from maieutic.wordle.words import WordList
 
@@ -84,6 +92,11 @@ def test_binary_partial_format_and_value():
     assert value(said(None)) == value(said("QQQQQ")) == 0.0
     lesson = WordList("lesson", ("BRICK", "BRISK", "CRANE", "CRATE", "PROUD", "SLATE", "STALE", "TRACE"), 50)
     assert value(said("PROUD", words=lesson)) == pytest.approx(0.4329, abs=5e-5)
+
+
+def test_a_consistent_guess_may_be_the_secret():
+    assert [consistent_guess(said(g, CRA)) for g in ("CRAFT", "CRACK", "CRANE", "QQQQQ", None)] == [1, 1, 0, 0, 0]
+    assert consistent_guess(said("HOUSE")) == 1.0  # nothing is known yet
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tomli_w
@@ -10,13 +13,17 @@ import tomli_w
 from benchmarks import wordle as study
 from maieutic.backends.toy import ScriptedSampler
 from maieutic.cli import main
+from maieutic.config import parse_config
 from maieutic.errors import DataError
 from maieutic.loops import run_async
 from maieutic.models.causal import load_causal
 from maieutic.models.small import SmallModel, build_small
 from maieutic.play import Player
 from maieutic.rewards.wordle import WORDLE
+from maieutic.run.build import describe
+from maieutic.run.rewards import make_reward
 from maieutic.run.store import Store
+from maieutic.run.tasksets import Tasksets
 from maieutic.sources import Recorded
 from maieutic.tasks.wordle import wordle, wordle_vocabulary
 from maieutic.types import Finish
@@ -77,6 +84,24 @@ def test_a_demonstrated_game_is_learned_as_it_is_played(tmp_path):
     broken = replace(group.task, meta={**group.task.meta, "demonstrated_turns": [("user", "C R A N E")]})
     with pytest.raises(DataError, match="expected pairs"):
         Recorded([broken], chat, batch=1).next()
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "wordle.md").read_text()
+
+
+@pytest.mark.parametrize("text", re.findall(r"```toml\n(.*?)```", PAGE, re.S))
+def test_the_configs_of_the_page_are_ones(text):
+    config = parse_config(tomllib.loads(text))
+    tasksets = Tasksets(config)
+    for name in config.tasks:
+        assert len(tasksets[name])
+    assert "grpo" in describe(config, tasksets)
+    make_reward(config.stages[0], tasksets[config.stages[0].tasks])
+
+
+def test_the_page_names_every_reward():
+    assert all(f"`{name}`" in PAGE for name in WORDLE)
+    assert f"{len(word_list().all):,} common words" in PAGE
 
 
 def test_the_table_of_the_study():

@@ -50,6 +50,11 @@ def guess_value(prefilled: bool = False, last: bool = True) -> Reward:
     return _reward(partial(judge.value, last=last), prefilled)
 
 
+def consistent(prefilled: bool = False) -> Reward:
+    """1 for a word of the list that may be the secret, after all that was said, else 0."""
+    return _reward(judge.consistent_guess, prefilled)
+
+
 #: Name in a config → what makes the reward.
 WORDLE: dict[str, Callable[..., Reward]] = {
     "wordle:binary": binary,
@@ -57,6 +62,7 @@ WORDLE: dict[str, Callable[..., Reward]] = {
     "wordle:format": layout_value,
     "wordle:uses_previous_feedback": uses_previous_feedback,
     "wordle:guess_value": guess_value,
+    "wordle:consistent": consistent,
 }
 
 

@@ -1,10 +1,11 @@
-"""What a reply in Wordle is worth: five rewards, each of one guess.
+"""What a reply in Wordle is worth: five rewards that are taught, and a sixth, each of one guess.
 
     binary                   1 for the secret, else 0
     partial_credit           0.2 a letter in place, 0.1 a letter elsewhere
     format                   0 not in the form asked for, 0.1 not five letters, 0.5 not a word of the list, else 1
     uses_previous_feedback   what the guess makes of the marks so far, letter by letter
     guess_value              the share of what is unknown that the guess is expected to reveal (rules.guess_value)
+    consistent               1 for a word of the list that may be the secret, after all that was said
 
 Those who teach them know two flaws, which are mended here unless told otherwise: a letter that is both in the secret
 and marked x, as the second E of a guess may be, is not taken for absent (`duplicates`), and the only word that is left
@@ -109,6 +110,14 @@ def value(said: Said, *, last: bool = True) -> float:
     return guess_value(said.words, said.guess, said.history, last=last) if said.guess is not None else 0.0
 
 
+def consistent_guess(said: Said) -> float:
+    """1 for a word of the list that may be the secret, after all that was said, else 0.
+
+    It pays a held-out word as it pays any other: what wins is another matter, and teaches which words are secrets.
+    """
+    return float(said.valid and not said.violates)
+
+
 #: Name → reward of one reply.
 REWARDS: dict[str, Callable[..., float]] = {
     "binary": binary,
@@ -116,6 +125,7 @@ REWARDS: dict[str, Callable[..., float]] = {
     "format": layout_value,
     "uses_previous_feedback": uses_previous_feedback,
     "guess_value": value,
+    "consistent": consistent_guess,
 }
 
 
