@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,24 @@ def test_gsm8k_with_lora_on_a_small_folder_and_the_real_files(tiny, tmp_path, da
         "--set", "stages.0.max_completion_length=24", "--set", "evaluation.limit=5",
         "--set", "evaluation.samples=2", "--set", "evaluation.max_completion_length=24",
     )  # fmt: skip
+def test_teachers_and_what_follows_them(tmp_path):
+    # teach_student.toml, teach.toml and distil.toml through teach_and_distil.py; then each command, and cold_start.toml
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "teach_and_distil.py", "--quick"],
+        capture_output=True, text=True, check=True, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    found, model = done.stdout.splitlines()[-2:]
+    assert "'lessons': 8" in found
+    with chdir(tmp_path):
+        again = ["--set", "collect.limit=2", "--out", "runs/again", "--only-collect", "-q"]
+        assert main(["distil", str(EXAMPLES / "distil.toml"), *again]) == 0
+        assert main(["teach", str(EXAMPLES / "teach.toml"), "--dry-run", "-q"]) == 0
+        settings = [f"model.path={model.split()[0]}", "stages.0.steps=1", "stages.0.prompts=2", "tasks.test.limit=4",
+                    "stages.0.optimiser.warmup_steps=0"]  # fmt: skip
+        given = [part for setting in settings for part in ("--set", setting)]
+        assert main(["train", str(EXAMPLES / "cold_start.toml"), "-q", *given]) == 0
+
+
     assert set(made["evaluations"]) == {"start", "rl"}
     assert (Path(made["model"]) / "adapter_model.safetensors").exists()
     assert len(gsm8k("test", data_dir / "gsm8k")) == 1319

@@ -200,8 +200,8 @@ def _first_evaluated(folder: Path) -> str:
     config = read_config(folder / "config.toml")
     name = config.evaluation.names[0] if config.evaluation else config.stages[-1].tasks
     spec = config.tasks[name]
-    while spec.mixture:
-        spec = config.tasks[next(iter(spec.mixture))]
+    while spec.mixture or spec.options.get("tasks") in config.tasks:  # made of another table
+        spec = config.tasks[next(iter(spec.mixture)) if spec.mixture else str(spec.options["tasks"])]
     if spec.taskset == "file":
         return str(spec.options.get("path", "file"))
     told = {key: value for key, value in spec.options.items() if isinstance(value, str | int) and value != "test"}

@@ -108,6 +108,7 @@ class CollectConfig(Strict):
                  the frozen `student`) or "exam" (how well students do that are shown it; `students`).
     reserved     where the best one is not closed, take the task's recorded explanation.
     max_tokens   a demonstration (question, explanation, solution) of more tokens of the student's is no candidate.
+    margin       where best and worst candidate are so far apart, they are kept as a preference for the teacher itself.
     """
 
     tasks: str = "train"
@@ -122,8 +123,9 @@ class CollectConfig(Strict):
     students: list[str] = Field(default_factory=list, description="who is examined, with rank = exam")
     exams: int = Field(3, ge=1, description="problems of an examination")
     repeats: int = Field(3, ge=1, description="answers to each")
-    similar: str | None = Field(None, description="the meta column in which a task and its exam problems agree")
+    similar: str | None = Field(None, description="the meta column in which a task and its exam problems should agree")
     reserved: bool = False
+    margin: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
     def _fits(self) -> CollectConfig:
@@ -133,6 +135,10 @@ class CollectConfig(Strict):
             raise ValueError('got rank = "exam" without students; expected at least one model to be examined')
         if self.rank != "first" and self.candidates < 2:
             raise ValueError(f"got rank = {self.rank!r} of one candidate; expected candidates = 2 or more")
+        if self.margin is not None and self.rank == "first":
+            raise ValueError(
+                'got a margin for rank = "first", which compares nothing; expected rank = "exam" or "reward"'
+            )
         idle = {"student": self.student and self.rank != "reward", "students": self.students and self.rank != "exam"}
         for key, wrong in idle.items():
             if wrong:

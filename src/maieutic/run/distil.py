@@ -2,6 +2,7 @@
 
     OUT/config.toml            what was asked
     OUT/explanations.jsonl     a demonstration a row, read by the taskset `file`; `….state.json` says how far it came
+    OUT/preferences.jsonl      with collect.margin: which of two explanations of the teacher's is better, for dpo
     OUT/student/               the student's run, an ordinary one of one stage
 
 Both parts can be stopped anywhere and go on to the same bytes and weights. What comes after (reinforcement learning
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from maieutic.run.durable import write_text
 from maieutic.run.runner import Interrupted
 from maieutic.run.tasksets import Tasksets
 from maieutic.run.teaching import TAUGHT, lessons, tables, teaching_reward
-from maieutic.teaching.collect import Collector, Rank, by_exam, by_reward, in_order, unjudged
+from maieutic.teaching.collect import Collected, Collector, Rank, by_exam, by_reward, in_order, unjudged
 from maieutic.teaching.exams import Examinee, Examiner
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 #: Lessons that are asked at once, for the engine to batch.
 CHUNK = 32
-FILE, STUDENT = "explanations.jsonl", "student"
+FILE, PREFERENCES, STUDENT = "explanations.jsonl", "preferences.jsonl", "student"
 
 Watch = Callable[[int, int], None]
 
@@ -65,31 +66,42 @@ def collect(
     `stop` is asked after each handful of lessons. Raises Interrupted when it was asked to stop.
     """
     file, note = out / FILE, out / f"{FILE}.state.json"
-    state = json.loads(note.read_text()) if note.is_file() else {"done": 0, "bytes": 0, "left_out": 0}
+    files = {FILE: file} if config.collect.margin is None else {FILE: file, PREFERENCES: out / PREFERENCES}
+    fresh: dict[str, Any] = {"done": 0, "left_out": 0, "bytes": dict.fromkeys(files, 0)}
+    state: dict[str, Any] = json.loads(note.read_text()) if note.is_file() else fresh
     tasksets = Tasksets(_tasks_alone(config))
     taught = tasksets[TAUGHT]
     total = len(taught) if config.collect.limit is None else min(config.collect.limit, len(taught))
     collector = None if state["done"] >= total else make_collector(config, taught, tasksets)
-    with file.open("ab") as written:
-        written.truncate(state["bytes"])
-        while collector is not None and state["done"] < total:
-            watch(state["done"], total)
-            chunk = range(state["done"], min(state["done"] + CHUNK, total))
-            rows = run_async(_chunk(collector, chunk))
-            kept = [row for row in rows if row is not None]
-            written.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept).encode())
-            written.flush()
-            os.fsync(written.fileno())
-            left_out = state["left_out"] + len(rows) - len(kept)
-            state = {"done": chunk.stop, "bytes": file.stat().st_size, "left_out": left_out}
-            write_text(note, json.dumps(state))
-            if stop() and state["done"] < total:
-                raise Interrupted(f"stopped after {state['done']} of {total} lessons; go on with --resume")
+    for name, path in files.items():
+        with path.open("ab") as written:
+            written.truncate(state["bytes"][name])
+    while collector is not None and state["done"] < total:
+        watch(state["done"], total)
+        chunk = range(state["done"], min(state["done"] + CHUNK, total))
+        found = run_async(_chunk(collector, chunk))
+        rows = {FILE: [each.row for each in found if each.row is not None],
+                PREFERENCES: [row for each in found for row in each.preferences]}  # fmt: skip
+        for name, path in files.items():
+            _append(path, rows[name])
+        left_out = state["left_out"] + len(found) - len(rows[FILE])
+        sizes = {name: path.stat().st_size for name, path in files.items()}
+        state = {"done": chunk.stop, "left_out": left_out, "bytes": sizes}
+        write_text(note, json.dumps(state))
+        if stop() and state["done"] < total:
+            raise Interrupted(f"stopped after {state['done']} of {total} lessons; go on with --resume")
     watch(total, total)
     return {"file": str(file), "lessons": total, "left_out": state["left_out"], **counted(file)}
 
 
-async def _chunk(collector: Collector, chunk: range) -> list[dict[str, Any] | None]:
+def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("ab") as written:
+        written.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+        written.flush()
+        os.fsync(written.fileno())
+
+
+async def _chunk(collector: Collector, chunk: range) -> list[Collected]:
     return list(await asyncio.gather(*(collector(index) for index in chunk)))
 
 
@@ -138,8 +150,9 @@ def make_collector(config: DistilConfig, taught: Taskset, tasksets: Tasksets) ->
         "exam": lambda: by_exam(_examiner(config, backend, tasksets)),
     }
     return Collector(
-        taught, roller, _reader(config, teacher), spec.candidates, ranks[spec.rank](), spec.reserved, spec.max_tokens
-    )
+        taught, roller, _reader(config, teacher), spec.candidates, ranks[spec.rank](), spec.reserved, spec.max_tokens,
+        spec.margin,
+    )  # fmt: skip
 
 
 def load(config: DistilConfig, path: str, template: str = "auto") -> CausalModel:

@@ -1,6 +1,7 @@
 """Explanations of a teacher as demonstrations for a student: candidates of each task, one of which is kept.
 
     lesson ─► teacher writes N candidates ─► those that fit ─► ranked ─► a row in the student's layout
+                                                                     └─► pairs of candidates, for the teacher itself
 
 No candidate is filtered by whether it is right, and none is rewritten (arXiv 2506.08388, §4): the solution that follows
 it in the row is the known one.
@@ -12,11 +13,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from maieutic.core.exams import preferred
 from maieutic.core.teaching import choose_explanation
 from maieutic.protocols import Chat
 from maieutic.rollout import Roller
 from maieutic.tasks.teaching import Lesson, lesson_of
-from maieutic.teaching.exams import Examiner, example_of
+from maieutic.teaching.exams import Examiner, example_of, preference_row
 from maieutic.types import Finish, Rollout, Score, Task
 
 
@@ -30,6 +32,10 @@ class Candidate:
     learned: str
     tokens: int
     reward: float | None = None
+
+    def taught(self, lesson: Lesson) -> str:
+        """What the teacher wrote; a tag that is missing is not added, for that is a reason to prefer another."""
+        return lesson.tags.taught(self.explanation) if self.closed else self.explanation
 
 
 #: (the teacher's task, its lesson, candidates) → a number each, by which the best is chosen; None: not to be judged.
@@ -70,6 +76,14 @@ class Lessons(Protocol):
 
 
 @dataclass(frozen=True)
+class Collected:
+    """Of one lesson: the demonstration (None where no candidate is fit to be shown), and what was preferred to what."""
+
+    row: dict[str, Any] | None
+    preferences: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
 class Collector:
     """Collects the demonstration of one lesson at a time.
 
@@ -78,6 +92,7 @@ class Collector:
     rank        what the best one is chosen by.
     reserved    whether the lesson's recorded explanation is taken where the best one was not closed.
     reader, max_tokens   the student's chat, and the most tokens that a demonstration may have of it.
+    margin      how far apart the ranks of the best and the worst candidate are to be for a preference (None: for none).
     """
 
     lessons: Lessons
@@ -87,9 +102,10 @@ class Collector:
     rank: Rank = in_order
     reserved: bool = False
     max_tokens: int | None = None
+    margin: float | None = None
 
-    async def __call__(self, index: int) -> dict[str, Any] | None:
-        """The row of the lesson at `index`; None where no candidate is fit to be shown."""
+    async def __call__(self, index: int) -> Collected:
+        """What is collected of the lesson at `index`."""
         task = self.lessons[index]
         lesson = lesson_of(task)
         group = await self.roller.group(task, self.candidates, index)
@@ -99,10 +115,21 @@ class Collector:
         ranked = await self.rank(task, lesson, fit) if fit else []
         best = choose_explanation(ranked, [candidate.closed for candidate in fit], spare is not None)
         chosen = spare if best is None else fit[best]
+        preferences = self._preferences(task, lesson, fit, ranked)
         if chosen is None:
-            return None
+            return Collected(None, preferences)
         found = {"value": None if best is None else ranked[best], "candidate": best}
-        return row_of(task, lesson, chosen, {**found, "fit": len(fit), "asked": len(group.rollouts)})
+        about = {**found, "fit": len(fit), "asked": len(group.rollouts)}
+        return Collected(row_of(task, lesson, chosen, about), preferences)
+
+    def _preferences(
+        self, task: Task, lesson: Lesson, fit: Sequence[Candidate], ranked: Sequence[float | None]
+    ) -> tuple[dict[str, Any], ...]:
+        if self.margin is None:
+            return ()
+        known = [(candidate, value) for candidate, value in zip(fit, ranked, strict=True) if value is not None]
+        pairs = preferred([value for _, value in known], self.margin)
+        return tuple(preference_row(task, *(known[i][0].taught(lesson) for i in pair)) for pair in pairs)
 
     def _candidate(self, lesson: Lesson, rollout: Rollout, score: Score) -> Candidate:
         text, tag, _ = rollout.text.partition(lesson.tags.closing)

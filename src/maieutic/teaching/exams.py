@@ -19,6 +19,9 @@ from maieutic.errors import ConfigError, DataError
 from maieutic.protocols import Chat, Sampler, Sampling, Taskset
 from maieutic.types import Finish, Message, Task
 
+#: Problems among which similar ones are looked for: making a problem costs time, and examinations are many.
+LOOKED_AT = 256
+
 
 @dataclass(frozen=True)
 class Examinee:
@@ -33,7 +36,8 @@ class Examiner:
     """Scores solved examples by what students answer to problems of `tasks` after reading them.
 
     tasks       what exam problems are drawn from; its verifier judges.
-    similar     the meta column in which an exam problem must agree with the example's task (None: any other problem).
+    similar     a meta column: problems that agree with the example's task in it come first, of the first `LOOKED_AT` of
+                a shuffled list; others fill up. None: any other problem.
     exams, repeats   problems of an examination, answers of each student to each.
 
     Which problems a task's examination has depends on `seed` and the task's id only, so that all candidates of a task
@@ -62,23 +66,24 @@ class Examiner:
         return len(self.students) * self.exams * self.repeats
 
     def problems(self, task: Task) -> list[Task]:
-        """The exam problems of a task; DataError where too few are similar among the first of a shuffled list."""
-        order = list(range(len(self.tasks)))
-        Random(f"{self.seed}/exams/{task.id}").shuffle(order)
-        own = tuple(m for m in task.prompt if m.role == "user")
-        found: list[Task] = []
-        for index in order:
-            other = self.tasks[index]
-            asked = tuple(m for m in other.prompt if m.role == "user")
-            wanted = self.similar is None or other.meta.get(self.similar) == task.meta.get(self.similar)
-            if wanted and asked != own:
-                found.append(other)
-            if len(found) == self.exams:
-                return found
-        raise DataError(
-            f"task {task.id!r}: got {len(found)} problems with the same {self.similar!r} among {len(order)}; expected "
-            f"{self.exams} for an examination. Give more tasks, fewer exams, or another column"
-        )
+        """The exam problems of a task. Raises DataError where there are fewer others than `exams`."""
+        order = Random(f"{self.seed}/exams/{task.id}").sample(range(len(self.tasks)), min(LOOKED_AT, len(self.tasks)))
+        own = _said(task)
+        near: list[Task] = []
+        far: list[Task] = []
+        for other in (self.tasks[index] for index in order):
+            if len(near) == self.exams:
+                break
+            if _said(other) != own:
+                alike = self.similar is None or other.meta.get(self.similar) == task.meta.get(self.similar)
+                (near if alike else far).append(other)
+        found = [*near, *far][: self.exams]
+        if len(found) < self.exams:
+            raise DataError(
+                f"task {task.id!r}: got {len(found)} other problems for an examination of {self.exams}; give more "
+                "tasks, or fewer exams"
+            )
+        return found
 
     async def scores(self, task: Task, examples: Sequence[tuple[Message, ...]]) -> list[int]:
         """The score of each solved example `[N]`, turns that end with the assistant's; 0 to `highest`."""
@@ -102,6 +107,11 @@ class Examiner:
         completions = await student.sampler.sample(prompt, sampling, self.repeats)
         finished = [each for each in completions if each.finish is not Finish.ERROR]
         return sum(self.tasks.verifier(exam, student.chat.decode(each.tokens)).correct for each in finished)
+
+
+def _said(task: Task) -> tuple[Message, ...]:
+    """What a user says in a task's prompt: the question, whatever system message it has."""
+    return tuple(message for message in task.prompt if message.role == "user")
 
 
 def _without_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
