@@ -199,7 +199,7 @@ def _kept(
 
     from maieutic.compare.search_page import write_page
     from maieutic.run.durable import write_text
-    from maieutic.run.searching import write_data
+    from maieutic.run.searching import name_of, write_data
     from maieutic.search.budget import FORMS, form_of
 
     page = write_page(out, found, data["settings"])
@@ -207,7 +207,7 @@ def _kept(
     rows, form = {}, form_of("auto", asking.chat)
     ignore = "\nWait, " if form in FORMS.values() else "Wait "  # a tokenizer of words may know no newline
     for label, budget in arms:
-        folder = out / "data" / f"{label}@{budget}".replace("/", "+")
+        folder = out / "data" / name_of(label, budget)
         folder.mkdir(parents=True, exist_ok=True)
         rows[f"{label}@{budget}"] = write_data(folder, asking, arms[label, budget], form.end, ignore)
     show.note(f"page: {page}   rows and training data: {out}")

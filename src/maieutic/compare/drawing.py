@@ -65,7 +65,7 @@ def learning_curves(caption: str, bands: Sequence[Band], unit: str, note: str = 
         lower = [(math.log10(x), low) for x, low, _, _ in reversed(each.points)]
         parts.append(el("polygon", points=_drawn(frame, [*upper, *lower]), class_=f"s{each.colour % COLOURS} band"))
         middle = [(math.log10(x), mean) for x, _, mean, _ in each.points]
-        parts += [_line(_drawn(frame, middle), each.colour), _dots(frame, each, unit)]
+        parts += [_line(_drawn(frame, middle), each.colour), *_whiskers(frame, each), _dots(frame, each, unit)]
     words = "; ".join(
         f"{each.label} from {100 * each.points[0][2]:.1f} % at {number(each.points[0][0])} to "
         f"{100 * each.points[-1][2]:.1f} % at {number(each.points[-1][0])}"
@@ -111,6 +111,17 @@ def _drawn(frame: Frame, points: Sequence[tuple[float, float]]) -> str:
 def _line(drawn: str, colour: int) -> Html:
     dash = DASHES[colour % len(DASHES)] or None
     return el("polyline", points=drawn, class_=f"s{colour % COLOURS} strong", stroke_dasharray=dash)
+
+
+def _whiskers(frame: Frame, each: Band) -> list[Html]:
+    """What a band is where all its points are at one place."""
+    if each.points[0][0] != each.points[-1][0]:
+        return []
+    across = [frame.across(math.log10(x)) for x, *_ in each.points]
+    return [
+        el("line", x1=x, x2=x, y1=frame.down(low), y2=frame.down(high), class_=f"s{each.colour % COLOURS} strong")
+        for x, (_, low, _, high) in zip(across, each.points)
+    ]
 
 
 def _key(each: Band) -> Html:

@@ -59,16 +59,17 @@ def results(found: Sequence[Summary]) -> Html:
     names = ("generated", "inserted", "prefilled", "reused", "calls", "judged")
     rows: list[list[Child]] = [
         [each.method, f"{each.budget:,}", each.accuracy.percent(),
-         "" if each.against is None else each.against.percent(), *(f"{each.cost[name]:,.1f}" for name in names)]
+         "" if each.against is None else each.against.percent().partition(";")[0],
+         *(f"{each.cost[name]:,.1f}" for name in names)]
         for each in found
     ]  # fmt: skip
     parts: list[Child] = [el("h2", "Results"), table(head, rows, "Tokens and calls are means a problem", "numbers")]
     if told := sequential(found):
         lines: list[list[Child]] = [
-            [method, f"{100_000 * each['scaling']:+.2f} points", f"{100 * each['performance']:.1f} %"]
+            [method, f"{10_000 * each['scaling']:+.2f} points", f"{100 * each['performance']:.1f} %"]
             for method, each in told.items()
         ]
-        caption = "Sequential scaling (arXiv 2501.19393): the mean slope, for 1,000 tokens, and the best of the budgets"
+        caption = "Sequential scaling (arXiv 2501.19393): the mean slope, for 100 tokens, and the best of the budgets"
         parts.append(table(["method", "scaling", "performance"], lines, caption, "numbers"))
     return el("section", parts, id="results")
 

@@ -114,7 +114,7 @@ def search_all(
 def _arm(
     asking: Asking, method: Method, budget: int, out: Path | None, watch: Watch, stop: Callable[[], bool]
 ) -> list[Solved]:
-    place = None if out is None else _place(out, method.label, budget)
+    place = None if out is None else out / "found" / f"{name_of(method.label, budget)}.jsonl"
     known = {} if place is None else _stored(place)
     order = [asking.tasks[i] for i in range(asking.size)]
     missing = [task for task in order if task.id not in known]
@@ -166,8 +166,9 @@ def _begin(out: Path, settings: Mapping[str, Any]) -> None:
         raise ConfigError(f"{out} was begun with {before}; got {now}. Give the same to go on, or another folder")
 
 
-def _place(out: Path, label: str, budget: int) -> Path:
-    return out / "found" / f"{re.sub(r'[^A-Za-z0-9._=-]+', '+', label)}@{budget}.jsonl"
+def name_of(label: str, budget: int) -> str:
+    """A method at a budget as part of a file's name."""
+    return f"{re.sub(r'[^A-Za-z0-9._=-]+', '+', label)}@{budget}"
 
 
 def _stored(place: Path) -> dict[str, Solved]:
