@@ -13,7 +13,7 @@ import pytest
 
 from maieutic.cli import main
 from maieutic.models.small import SmallModel, build_small
-from maieutic.tasks import gsm8k
+from maieutic.tasks import arithmetic_vocabulary, gsm8k
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -54,6 +54,16 @@ def test_from_python():
     first, second = (float(line.split()[-1]) for line in done.stdout.splitlines() if line.startswith("sft"))
     assert second < 0.7 * first  # −log likelihood of demonstrations after 20 steps
     assert "grpo    1  reward" in done.stdout
+
+
+def test_search(tmp_path):
+    vocabulary = arithmetic_vocabulary(1)
+    folder = build_small(tmp_path / "model", SmallModel(layers=1, width=16, heads=2, kv_heads=1), vocabulary=vocabulary)
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "search.py", folder, "--rounds", "1", "--tasks", "3"],
+        capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert "round 0  the vote is right in 0.000 of 3" in done.stdout
 
 
 def test_own_problems_with_own_rewards(tiny, tmp_path):
