@@ -42,6 +42,7 @@ def run(*arguments: str, verb: str = "train") -> dict:
 
 def test_every_example_is_run_here():
     # own_algorithm.py is run by algorithms/test_own_algorithm.py, judge.toml by endpoint/test_judges_page.py
+    # own_tools.py is named by docs/tools-and-games.md, whose configs environments/test_tools_page.py makes
     here = Path(__file__).read_text()
     assert not [p.name for p in EXAMPLES.iterdir() if p.suffix in (".py", ".toml") and p.name not in here]
 

@@ -20,8 +20,8 @@ from maieutic.errors import ConfigError
 from maieutic.protocols import Reply
 from maieutic.types import Message, Score, Task
 
-#: Seconds beyond the tools' own limits: for waiting until a sandbox is free.
-_QUEUE_SECONDS = 600.0
+#: Seconds beyond the tools' own limits; and for waiting until a sandbox is free, where a tool keeps its own time.
+_SPARE_SECONDS, _QUEUE_SECONDS = 30.0, 600.0
 
 
 class ToolUse:
@@ -54,7 +54,8 @@ class ToolUse:
     @property
     def timeout_seconds(self) -> float:
         """Of a turn: each call keeps its own time, so this ends only what got lost."""
-        return _QUEUE_SECONDS + self.manner.max_calls * max((tool.seconds or 0.0) for tool in self.tools)
+        spare = _QUEUE_SECONDS if any(tool.seconds is None for tool in self.tools) else _SPARE_SECONDS
+        return spare + self.manner.max_calls * max((tool.seconds or 0.0) for tool in self.tools)
 
     async def start(self, task: Task, seed: str) -> ToolEpisode:  # noqa: ARG002  (tools have no chance of their own)
         """An episode of the task, which opens with the task's own prompt."""
