@@ -3,9 +3,9 @@
     python -m benchmarks wordle [--seeds N] [--quick] [--runs DIR] [--json FILE] [--picture FILE]
 
 A decoder of 0.4 M parameters that spells its guesses learns from games of a scripted player who forgets much of what it
-was told, then practises whole games (GRPO, six turns). Secrets are split: those it is examined on are words that it has
-seen guessed, and never what was looked for. Everything is made here from nothing by `maieutic train`; runs are kept in
-DIR and resumed, so the command may be stopped and given again.
+was told, then practises whole games (GRPO, six turns), paid for guesses that may be the secret. Secrets are split:
+those it is examined on are words that it has seen guessed, and never what was looked for. Everything is made here from
+nothing by `maieutic train`; runs are kept in DIR and resumed, so the command may be stopped and given again.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ SPLITS = ("test", "train")
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything. `heeds`: how often the weak player remembers a ✓, a - and an x."""
+    """How much of everything. `heeds`: how often the weak player remembers a ✓, a - and an x; `reward`: of a game.
+
+    Winning is not what is paid: it would teach which words are secrets, and those that are held out never are.
+    """
 
     words: int = 200
     held_out: int = 30
@@ -64,6 +67,7 @@ class Sizes:
     prompts: int = 16
     num_generations: int = 8
     learning_rate: float = 5e-4
+    reward: tuple[tuple[str, float], ...] = (("consistent", 1.0),)
 
 
 #: For a look: seconds.
@@ -74,7 +78,7 @@ def tables(name: str, sizes: Sizes, seed: int, model: dict[str, Any], stage: dic
     """The config of one run."""
     game = {"taskset": "wordle", "words": sizes.words, "held_out": sizes.held_out, "layout": LAYOUT}
     shown = {"demonstrations": list(sizes.heeds), "size": sizes.games, "seed": seed}
-    worth = {"reward": {"win": 1.0, "guess_value": 1.0}, "max_turn_length": TURN}
+    worth = {"reward": dict(sizes.reward), "max_turn_length": TURN}
     return {
         "name": name,
         "seed": seed,

@@ -197,6 +197,8 @@ def thought(words: WordList, history: Sequence[Turn]) -> str:
     left = [words.all[number] for number in words_left(words, history)]
     if not history:
         return f"Nothing is known yet: {len(left)} words are left."
+    if len(left) == 1:
+        return f"Only {left[0]} is left."
     return f"{len(left)} words are left: {', '.join(left[:8])}{' and others' if len(left) > 8 else ''}."
 
 
