@@ -59,19 +59,19 @@ class Sizes:
     Winning is not what is paid: it would teach which words are secrets, and those that are held out never are.
     """
 
-    words: int = 200
-    held_out: int = 30
-    heeds: tuple[float, float, float] = (0.7, 0.1, 0.4)
-    games: int = 8000
+    words: int = 800
+    held_out: int = 25
+    heeds: tuple[float, float, float] = (0.8, 0.2, 0.5)
+    games: int = 16_000
     steps: int = 60
-    prompts: int = 16
+    prompts: int = 32
     num_generations: int = 8
-    learning_rate: float = 5e-4
+    learning_rate: float = 3e-4
     reward: tuple[tuple[str, float], ...] = (("consistent", 1.0),)
 
 
 #: For a look: seconds.
-QUICK = Sizes(words=40, games=640, steps=4, prompts=4, num_generations=4)
+QUICK = Sizes(words=40, games=320, steps=4, prompts=4, num_generations=4)
 
 
 def tables(name: str, sizes: Sizes, seed: int, model: dict[str, Any], stage: dict[str, Any]) -> dict[str, Any]:
