@@ -19,7 +19,7 @@ from maieutic.rollout import Roller
 from maieutic.run.budget import planned_steps
 from maieutic.run.durable import room_for, size, sync, sync_tree
 from maieutic.run.frozen import check_frozen, describe_frozen
-from maieutic.run.played import check_played
+from maieutic.run.played import check_played, describe_played
 from maieutic.run.rewards import make_reward, with_steps
 from maieutic.run.rounds import check_rounds, with_hints
 from maieutic.run.tasksets import Tasksets
@@ -339,7 +339,7 @@ def describe(config: Config, tasksets: Tasksets) -> str:
         lines.append(
             f"  credit {algorithm.credit}; loss {algorithm.loss}; weights {algorithm.weigh}; {algorithm.update}"
         )
-        lines += [f"  {line}" for line in describe_frozen(stage, algorithm)]
+        lines += [f"  {line}" for line in (*describe_played(taskset), *describe_frozen(stage, algorithm))]
         if stage.overlap:
             lines.append("  sampled one step ahead, in a process of its own: rollouts are one update old")
         if config.sampling_precision != "same" and algorithm.samples:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from maieutic.config import StageConfig
 from maieutic.environments.adapt import LIBRARIES, from_library
+from maieutic.environments.episodes import turn_limit
 from maieutic.environments.rules import ENVIRONMENTS, Ruled, make_environment
 from maieutic.errors import ConfigError, UnknownName
 from maieutic.own_environment import Games, load_environment
@@ -97,3 +98,13 @@ def check_played(stage: StageConfig, algorithm: Algorithm, taskset: Taskset) -> 
                 f"(tasks {stage.tasks!r} are played in {environment.name!r}). Choose another algorithm (grpo, ppo), or "
                 "tasks without an environment"
             )
+
+
+def describe_played(taskset: Taskset) -> list[str]:
+    """In what the tasks are played, in words; nothing where the model answers once."""
+    environment = environment_of(taskset)
+    if environment is None:
+        return []
+    length = turn_limit(environment)
+    cut = "" if length is None else f" of at most {length} tokens"
+    return [f"played in {environment.name!r}, at most {environment.max_turns} turns{cut}"]
