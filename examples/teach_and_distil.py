@@ -23,13 +23,9 @@ def run(config, folder):
 judge = run(read_config(here / "teach_student.toml", ["tasks.problems.limit=64"] * quick), out / "teach-student")
 told = read_tables(here / "teach.toml", [f"student={judge['model']}", *steps])
 teacher = run(teacher_config(parse_table(TeachConfig, told, "teach")), out / "teacher")
-paths = [
-    f"teacher={teacher['model']}",
-    f"student.model.path={judge['model']}",
-    *["collect.limit=8", "tasks.test.limit=4"] * quick,
-]
-config = parse_table(DistilConfig, read_tables(here / "distil.toml", paths), "distil")
+small = ["collect.limit=8", "tasks.test.limit=4"] if quick else []
+paths = [f"teacher={teacher['model']}", f"student.model.path={judge['model']}"]
+config = parse_table(DistilConfig, read_tables(here / "distil.toml", paths + small), "distil")
 begin(config, out / "distil", resume=True)
 print(collect(config, out / "distil"))
-student = run(student_config(config, out / "distil"), out / "distil" / "student")
-print(student["model"], student["evaluations"]["sft"]["test"]["pass@1"])
+print(run(student_config(config, out / "distil"), out / "distil" / "student")["model"])
