@@ -82,6 +82,15 @@ def test_own_problems_with_own_rewards(tiny, tmp_path):
     assert rollout.score.parts["examples/rewards.py:short"] == pytest.approx(max(0.0, 1 - words / 200))
 
 
+def test_a_game_of_ones_own(tmp_path):
+    # own_environment.toml and own_environment.py
+    made = run(
+        str(EXAMPLES / "own_environment.toml"), "--run", str(tmp_path / "run"), "--json", str(tmp_path / "out.json"),
+        *SMALL, "--set", "stages.1.steps=2", "--set", "stages.1.prompts=2", "--set", "tasks.test.size=2",
+    )  # fmt: skip
+    assert made["evaluations"]["test"]["metrics"]["turns"]["value"] >= 1
+
+
 def test_the_game_of_24(tmp_path):
     # countdown.toml, and what a person sees of its tasks
     made = run(
@@ -101,16 +110,6 @@ def test_questions_with_options(tiny, tmp_path):
     assert made["questions"] == 3
 
 
-def test_gsm8k_with_lora_on_a_small_folder_and_the_real_files(tiny, tmp_path, data_dir):
-    # gsm8k_lora.toml: everything but the download
-    made = run(
-        str(EXAMPLES / "gsm8k_lora.toml"), "--run", str(tmp_path / "run"), "--json", str(tmp_path / "out.json"),
-        *SMALL, "--set", f"model.path={tiny}", "--set", f"tasks.train.path={data_dir / 'gsm8k'}",
-        "--set", f"tasks.test.path={data_dir / 'gsm8k'}", "--set", "stages.0.steps=2", "--set", "stages.0.prompts=2",
-        "--set", "stages.0.num_generations=2", "--set", "stages.0.optimiser.warmup_steps=0",
-        "--set", "stages.0.max_completion_length=24", "--set", "evaluation.limit=5",
-        "--set", "evaluation.samples=2", "--set", "evaluation.max_completion_length=24",
-    )  # fmt: skip
 def test_teachers_and_what_follows_them(tmp_path):
     # teach_student.toml, teach.toml and distil.toml through teach_and_distil.py; then each command, and cold_start.toml
     done = subprocess.run(
@@ -123,12 +122,22 @@ def test_teachers_and_what_follows_them(tmp_path):
         again = ["--set", "collect.limit=2", "--out", "runs/again", "--only-collect", "-q"]
         assert main(["distil", str(EXAMPLES / "distil.toml"), *again]) == 0
         assert main(["teach", str(EXAMPLES / "teach.toml"), "--dry-run", "-q"]) == 0
-        settings = [f"model.path={model.split()[0]}", "stages.0.steps=1", "stages.0.prompts=2", "tasks.test.limit=4",
+        settings = [f"model.path={model}", "stages.0.steps=1", "stages.0.prompts=2", "tasks.test.limit=4",
                     "stages.0.optimiser.warmup_steps=0"]  # fmt: skip
         given = [part for setting in settings for part in ("--set", setting)]
         assert main(["train", str(EXAMPLES / "cold_start.toml"), "-q", *given]) == 0
 
 
+def test_gsm8k_with_lora_on_a_small_folder_and_the_real_files(tiny, tmp_path, data_dir):
+    # gsm8k_lora.toml: everything but the download
+    made = run(
+        str(EXAMPLES / "gsm8k_lora.toml"), "--run", str(tmp_path / "run"), "--json", str(tmp_path / "out.json"),
+        *SMALL, "--set", f"model.path={tiny}", "--set", f"tasks.train.path={data_dir / 'gsm8k'}",
+        "--set", f"tasks.test.path={data_dir / 'gsm8k'}", "--set", "stages.0.steps=2", "--set", "stages.0.prompts=2",
+        "--set", "stages.0.num_generations=2", "--set", "stages.0.optimiser.warmup_steps=0",
+        "--set", "stages.0.max_completion_length=24", "--set", "evaluation.limit=5",
+        "--set", "evaluation.samples=2", "--set", "evaluation.max_completion_length=24",
+    )  # fmt: skip
     assert set(made["evaluations"]) == {"start", "rl"}
     assert (Path(made["model"]) / "adapter_model.safetensors").exists()
     assert len(gsm8k("test", data_dir / "gsm8k")) == 1319
