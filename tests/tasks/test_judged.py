@@ -46,6 +46,15 @@ def test_own_steps_are_pieces_of_the_text(tmp_path):
     assert made.text == "3 + 4 = 7 ; # 7"
 
 
+def test_the_last_step_of_a_finished_solution_may_be_its_end_alone(tmp_path):
+    row = {"prompt": "What is 3 + 4, doubled?", "steps": ["7 * 2 = 14 ;", ""], "labels": [1, 0], "finished": True}
+    (made,) = read_judged(write(tmp_path, row))
+    assert made == Judged(QUESTION, ("7 * 2 = 14 ;", ""), None, (1.0, 0.0))
+    for wrong in ({"finished": False}, {"steps": ["", "7 * 2 = 14 ;"]}, {"steps": [""], "labels": [1]}):
+        with pytest.raises(DataError, match="got '' in 'steps'"):
+            read_judged(write(tmp_path, row | wrong))
+
+
 def test_trl_stepwise_rows_get_a_separator_after_every_step(tmp_path):
     row = {
         "prompt": "What is 3 + 4, doubled?",

@@ -16,10 +16,12 @@ STEP_TAG = "ки"
 
 
 def _steps() -> Reader:
-    """Our own: pieces that joined are the completion, with a label each, and perhaps one of the whole."""
+    """Our own: pieces that joined are the completion, with a label each, and perhaps one of the whole. The last piece
+    of a finished one may say nothing: its stop token, after a delimiter, is a step by itself."""
 
     def read(row: Mapping[str, Any], where: str) -> Judged | None:
-        steps, labels = _texts(row, "steps", where), _list(row, "labels", where)
+        steps = _texts(row, "steps", where, ended=bool(row.get("finished", True)))
+        labels = _list(row, "labels", where)
         if len(steps) != len(labels):
             raise DataError(f"{where}: got {len(steps)} steps and {len(labels)} labels; expected one label a step")
         known = tuple(label_of(label, where) for label in labels)
@@ -140,9 +142,10 @@ def _list(row: Mapping[str, Any], column: str, where: str) -> list[Any]:
     return value
 
 
-def _texts(row: Mapping[str, Any], column: str, where: str) -> tuple[str, ...]:
+def _texts(row: Mapping[str, Any], column: str, where: str, ended: bool = False) -> tuple[str, ...]:
+    """The texts, none empty but, of one that has `ended`, the last of several."""
     value = _list(row, column, where)
-    for each in value:
-        if not isinstance(each, str) or not each:
+    for number, each in enumerate(value, 1):
+        if not isinstance(each, str) or not (each or (ended and 1 < number == len(value))):
             raise DataError(f"{where}: got {each!r} in {column!r}; expected texts")
     return tuple(value)
