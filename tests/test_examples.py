@@ -88,7 +88,7 @@ def test_a_game_of_ones_own(tmp_path):
         str(EXAMPLES / "own_environment.toml"), "--run", str(tmp_path / "run"), "--json", str(tmp_path / "out.json"),
         *SMALL, "--set", "stages.1.steps=2", "--set", "stages.1.prompts=2", "--set", "tasks.test.size=2",
     )  # fmt: skip
-    assert made["evaluations"]["test"]["metrics"]["turns"]["value"] >= 1
+    assert made["evaluations"]["play"]["test"]["turns"]["value"] >= 1
 
 
 def test_the_game_of_24(tmp_path):

@@ -44,7 +44,8 @@ async def together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         return await asyncio.gather(*jobs)
     finally:
         for job in jobs:
-            job.cancel()
+            if not job.cancelling():  # a second time would cut short what it still closes
+                job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
 
 

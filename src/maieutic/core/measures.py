@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from maieutic.core.kl import k3
 from maieutic.core.parts import Algorithm
+from maieutic.environments.episodes import turn_count
 from maieutic.protocols import Source
 from maieutic.types import Batch, Example, Finish, Group
 
@@ -19,6 +20,7 @@ def group_measures(groups: Sequence[Group]) -> dict[str, float]:
     """Means over all rollouts of a step. Unscorable ones are left out of reward means and are counted.
 
     Rollouts that had the answer in their prompt are another matter: `hinted/count`, and `hinted/correct` of them.
+    `episodes/turns`: of tasks that are played in an environment; `reward/correct` is the share that was won.
     `asked/judge/requests` and the like: what judging asked of other models, in sums; see `maieutic.endpoint.Bill`.
     """
     hinted = [s for g in groups if g.hinted for s in g.scores]
@@ -44,6 +46,8 @@ def group_measures(groups: Sequence[Group]) -> dict[str, float]:
     if rollouts:
         measures["completions/mean_length"] = statistics.fmean(lengths)
         measures["completions/max_length"] = float(max(lengths))
+        if any(r.finish is Finish.ENVIRONMENT or "environment" in {s.role for s in r.spans} for r in rollouts):
+            measures["episodes/turns"] = statistics.fmean(turn_count(r) for r in rollouts)
         measures["completions/clipped_ratio"] = sum(r.finish is Finish.LENGTH for r in rollouts) / len(rollouts)
     for part in sorted({name for s in scores for name in s.parts}):
         measures[f"reward/parts/{part}"] = statistics.fmean(s.parts[part] for s in scores if part in s.parts)

@@ -19,9 +19,10 @@ log-prob 0.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -190,7 +191,7 @@ class Table:
             finish, made.note, score = Finish.ERROR, str(error), None
         finally:
             if episode is not None:
-                await _closed(environment.name, episode, limit)
+                await _surely(_closed(environment.name, episode, limit))
         return self._played(task, made, finish, score, place[1], getattr(episode, "judges_last_turn", False))
 
     async def _turns(
@@ -255,6 +256,16 @@ async def _begun(environment: Environment, task: Task, seed: str) -> tuple[Episo
 async def _closed(name: str, episode: Episode, limit: float | None) -> None:
     with suppress(EpisodeFailed):  # it was told once, and the episode is over
         await ask(f"{name}.close", episode.close, limit)
+
+
+async def _surely(work: Coroutine[Any, Any, None]) -> None:
+    """Do it to its end, also where whoever waits is cancelled meanwhile."""
+    job = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(job)
+    except asyncio.CancelledError:
+        await job
+        raise
 
 
 def _checked(name: str, reply: Any) -> Reply:
