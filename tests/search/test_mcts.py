@@ -226,6 +226,8 @@ def test_what_did_not_end_is_an_attempt_only_where_nothing_did():
     found = solve(mcts(simulations=30, depth=2))
     assert {c.completion.finish for c in found.candidates} == {Finish.LENGTH}
     assert found.answer is None
+    found = solve(mcts(simulations=2, children=27))  # the root and one child were expanded, the other two were not
+    assert {c.text.count(";") for c in found.candidates} == {2}
     short = solve(mcts(), 1)
     assert (short.cost.generated, len(short.candidates), short.best.completion.finish) == (1, 1, Finish.LENGTH)
 

@@ -202,9 +202,11 @@ class Tree:
                     self.attempts.append(Attempt(prefix, child))
 
     def found(self, choose: Choice) -> Found:
-        """The attempts as candidates; what did not end, where nothing did."""
+        """The attempts as candidates; where nothing ended the longest beginnings: what is left open by a short one, and
+        not yet wrong, would else win."""
         nodes = _nodes(self.root)
-        attempts = self.attempts or [Attempt(node.prefix, node) for node in nodes if node.children is None]
+        longest = max(node.prefix.depth for node in nodes)
+        attempts = self.attempts or [Attempt(node.prefix, node) for node in nodes if node.prefix.depth == longest]
         done = [each for each in attempts if each.prefix.finish is not None] or attempts
         candidates = [each.prefix.candidate(self.walk.search.read, each.worth) for each in done]
         for node in nodes:
