@@ -22,7 +22,7 @@ Curve = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture: `curves` of each arm, one a seed. `log`: both axes in powers of two and ten."""
+    """A picture: `curves` of each arm, one a seed. `log`: both axes in powers of two; `doubling`: x alone."""
 
     title: str
     across: str
@@ -30,6 +30,7 @@ class Panel:
     curves: Mapping[str, Sequence[Curve]]
     percent: bool = False
     log: bool = False
+    doubling: bool = False
 
 
 def band(curves: Sequence[Curve]) -> list[tuple[float, float, float, float]]:
@@ -55,12 +56,13 @@ def draw(panel: Panel) -> str:
     xs, ys = [p[0] for p in flat], [y for p in flat for y in (p[1], p[3])]
     place = (lambda v: math.log2(max(v, 1e-9))) if panel.log else float
     low, high = (min(map(place, ys)), max(map(place, ys))) if panel.log else (min(0.0, *ys), max(ys) * 1.05 or 1.0)
-    frame = Frame((min(map(place, xs)), max(map(place, xs))), (low, high), WIDTH, HEIGHT)
+    along = math.log2 if panel.doubling else place
+    frame = Frame((min(map(along, xs)), max(map(along, xs))), (low, high), WIDTH, HEIGHT)
     parts = [_axes(frame, panel)]
     for i, points in enumerate(bands.values()):
-        upper = [(place(x), place(top)) for x, _, _, top in points]
-        lower = [(place(x), place(bottom)) for x, bottom, _, _ in reversed(points)]
-        middle = [(place(x), place(y)) for x, _, y, _ in points]
+        upper = [(along(x), place(top)) for x, _, _, top in points]
+        lower = [(along(x), place(bottom)) for x, bottom, _, _ in reversed(points)]
+        middle = [(along(x), place(y)) for x, _, y, _ in points]
         colour = COLOURS[i % len(COLOURS)]
         dash = DASHES[i % len(DASHES)] or None
         parts.append(el("polygon", points=_drawn(frame, [*upper, *lower]), fill=colour, fill_opacity=0.12))
@@ -106,7 +108,13 @@ def _axes(frame: Frame, panel: Panel) -> Html:
         up = ticks(*frame.y)
         shown = [f"{100 * y:.3g} %" for y in up] if panel.percent else tick_labels(up)
         across = ticks(*frame.x, 6)
-        places = list(zip(across, tick_labels(across))), list(zip(up, shown))
+        named = tick_labels(across)
+        if panel.doubling:
+            across = [
+                math.log2(x) for x in dict.fromkeys(x for each in panel.curves.values() for c in each for x, _ in c)
+            ]
+            named = [f"{2**x:.0f}" for x in across]
+        places = list(zip(across, named)), list(zip(up, shown))
     for y, label in places[1]:
         at = frame.down(y)
         parts.append(el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at, stroke="#d9dde2"))
