@@ -73,11 +73,12 @@ QUICK = Sizes(
 
 @dataclass(frozen=True)
 class Seed:
-    """One seed's folder, in which everything lies."""
+    """One seed's folder, in which everything lies. `template`: of the start's conversations."""
 
     folder: Path
     seed: int
     sizes: Sizes
+    template: str = "plain"
 
     def tasks(self, split: str, first: int, size: int, imperfect: bool = False) -> Tasks:
         """`size` problems of a split from the one numbered `first` on; those of each seed are others, but for the
@@ -90,7 +91,7 @@ class Seed:
 
     def policy(self) -> tuple[Sampler, Chat]:
         """The start, to be sampled from."""
-        model = load_causal(self.folder / "start", template="plain", dtype="float32", device="cpu")
+        model = load_causal(self.folder / "start", template=self.template, dtype="float32", device="cpu")
         return LocalBackend(threads=1).sampler(model), model.chat
 
     def part(self, name: str, make: Callable[[Path], Any]) -> float:
@@ -168,7 +169,7 @@ def make_model(seed: Seed, kind: str, data: Path, epochs: float, folder: Path) -
     """A reward model on the start's body, by `maieutic reward train`'s own way."""
     optimiser: Any = {"learning_rate": 1e-3, "warmup_steps": 5, "schedule": "linear"}
     config = RewardTrainConfig(
-        kind=kind, model=str(seed.folder / "start"), template="plain", data=[str(data)], delimiter=DELIMITER,
+        kind=kind, model=str(seed.folder / "start"), template=seed.template, data=[str(data)], delimiter=DELIMITER,
         epochs=epochs, prompts=16, optimiser=optimiser, threads=1, seed=seed.seed, checkpoint_every=10_000,
     )  # type: ignore[arg-type]  # fmt: skip
     train_reward_model(config, folder)
@@ -188,7 +189,9 @@ def make_scores(seed: Seed, file: Path) -> None:
     """Of each sample of the examination what the outcome model says, and what the process model says of its steps."""
     found = Evaluation.from_json((seed.folder / "examination").read_text(encoding="utf-8"))
     tasks = seed.tasks("test", 0, seed.sizes.held_out)
-    models = {kind: quick(load_reward_model(seed.folder / kind, template="plain")) for kind in ("outcome", "process")}
+    models = {
+        kind: quick(load_reward_model(seed.folder / kind, template=seed.template)) for kind in ("outcome", "process")
+    }
     rows: dict[str, list[list[list[float]]]] = {kind: [] for kind in models}
     for task, problem in zip(tasks, found.problems, strict=True):
         texts = [(sample.text, sample.finish is not Finish.LENGTH) for sample in problem.samples]

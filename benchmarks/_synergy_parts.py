@@ -65,7 +65,7 @@ class Scale:
     `shown` worked solutions are seen `passes` times by `sft`, `taught` by the teacher once."""
 
     judges: parts.Sizes = field(
-        default_factory=lambda: parts.Sizes(problems=1000, labelled=600, held_out=200, n=8, continuations=6)
+        default_factory=lambda: parts.Sizes(problems=2000, labelled=700, held_out=200, n=8, continuations=6)
     )
     practice: int = 960
     prompts: int = 32
@@ -84,10 +84,10 @@ class Scale:
 #: For a look: seconds.
 QUICK = Scale(
     judges=parts.Sizes(
-        demonstrations=2400, events=(1, 2), problems=160, samples=4, labelled=80, solutions=2, continuations=3,
-        held_out=24, n=8, most=40, outcome_epochs=3.0, process_epochs=3.0,
+        demonstrations=2000, events=(1, 2), problems=160, samples=4, labelled=80, solutions=2, continuations=3,
+        held_out=20, n=8, most=40, outcome_epochs=3.0, process_epochs=3.0,
     ),
-    practice=64, prompts=16, group=4, shown=64, passes=6, taught=2400, distil_passes=4, rounds=2, simulations=12,
+    practice=64, prompts=16, group=4, shown=64, passes=6, taught=1600, distil_passes=4, rounds=2, simulations=8,
     warmup=0,
 )  # fmt: skip
 
@@ -104,23 +104,25 @@ class Work:
     @cached_property
     def judged(self) -> parts.Seed:
         """Where the reward models and what they learn from lie."""
-        return parts.Seed(self.folder / "judges", self.seed, self.scale.judges)
+        return parts.Seed(self.folder / "judges", self.seed, self.scale.judges, template="auto")
 
     @cached_property
     def models(self) -> Mapping[str, RewardModel]:
         """The outcome and the process model."""
         folder = self.judged.folder
-        return {kind: quick(load_reward_model(folder / kind, template="plain")) for kind in ("outcome", "process")}
+        return {
+            kind: quick(load_reward_model(folder / kind, template=self.judged.template))
+            for kind in ("outcome", "process")
+        }
 
     def timed(self, name: str, make: Callable[[], Made]) -> Made:
         """What `make` gives; the processor seconds of the first time are kept."""
-        note = self.folder / "seconds.json"
-        known = json.loads(note.read_text()) if note.exists() else {}
+        note = self.folder / "seconds" / name
         begun = time.process_time()
         made = make()
-        if name not in known:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_text(note, json.dumps({**known, name: round(time.process_time() - begun, 1)}))
+        if not note.exists():
+            note.parent.mkdir(parents=True, exist_ok=True)
+            write_text(note, f"{time.process_time() - begun:.1f}")
         self.say(name, time.process_time() - begun)
         return made
 
@@ -209,7 +211,7 @@ def model_of(work: Work, row: str) -> str:
 
 def policy(work: Work, row: str) -> tuple[Sampler, Chat]:
     """A row's model, to be sampled from."""
-    model = load_causal(model_of(work, row), template="plain", dtype="float32", device="cpu")
+    model = load_causal(model_of(work, row), template=work.judged.template, dtype="float32", device="cpu")
     return LocalBackend(threads=1).sampler(model), model.chat
 
 
@@ -316,7 +318,7 @@ def writing_cost(work: Work) -> dict[str, float]:
     """What the teacher's writing has cost: FLOPs of the wider model."""
     state = json.loads(solutions_file(work).with_name("teacher.jsonl.state.json").read_text())
     counts, bill = state["counts"], Bill(*state["bill"])
-    parameters = parameters_of(load_causal(model_of(work, "teacher"), template="plain", device="cpu"))
+    parameters = parameters_of(load_causal(model_of(work, "teacher"), device="cpu"))
     return {
         "samples": float(sum(counts.values())), "kept": float(counts["kept"]),
         "generated_tokens": float(bill.completion_tokens), "prompt_tokens": float(bill.prompt_tokens),

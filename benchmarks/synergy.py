@@ -6,9 +6,9 @@ Rows: a small model fine-tuned on the work of somebody who misreads (`base`), an
 (`sft`), rejection sampling (`rft`), preferences (`orpo`), expert iteration (`ei`), GRPO, a teacher's solutions
 (`distilled`), and GRPO after those. Columns: its greedy answer; five choices among the same k samples (plurality, more
 than half, any, best by an outcome model, vote weighted by a process model); three searches (a beam of steps and MCTS
-with the process model, at the tokens of the k samples; budget forcing with "Wait"). Both reward models are trained
-once, on the base's solutions. Every part is kept in DIR, so the command may be stopped and given again. A quarter of an
-hour of one processor; --quick half a minute.
+with the process model, at the tokens of the k samples, the latter's trees also by vote; budget forcing with "Wait").
+Both reward models are trained once, on the base's solutions. Every part is kept in DIR, so the command may be stopped
+and given again. A quarter of an hour of one processor; --quick half a minute.
 """
 
 from __future__ import annotations
@@ -44,11 +44,13 @@ Floats = NDArray[np.float64]
 #: Columns in order. Those of the middle choose among the same samples; `ANY` is what none of them can exceed.
 ANY = "pass@k"
 SAME = ("vote@k", "strict@k", ANY, "best of k", "weighted vote@k")
-COLUMNS = ("greedy", *SAME, *parts.SEARCHES)
+#: The plurality of what the trees of `mcts` found.
+TREES = "mcts, vote"
+COLUMNS = ("greedy", *SAME, "beam", "mcts", TREES, "wait")
 #: Against this of a row gains over its greedy answer are held.
 SKILL = "vote@k"
 #: Processor seconds that parts take, roughly: only their proportions matter, for the time left.
-WEIGHTS: Mapping[str, float] = {"run": 30, "solutions": 15, "labels": 60, "outcome": 15, "process": 25,
+WEIGHTS: Mapping[str, float] = {"run": 30, "solutions.jsonl": 30, "labels": 60, "outcome": 15, "process": 25,
                                 "scores": 5, "beam": 12, "mcts": 25, "wait": 5}  # fmt: skip
 
 
@@ -60,26 +62,25 @@ class Progress:
         self.all, self.done, self.begun = sum(self.waiting.values()), 0.0, time.monotonic()
 
     def __call__(self, name: str, seconds: float) -> None:
-        weight = self.waiting.pop(name, 0.0)
-        taken = time.monotonic() - self.begun
-        self.done += weight
-        left = taken / max(self.done, 1e-9) * sum(self.waiting.values())
-        share = 1 - sum(self.waiting.values()) / self.all
+        """A part is there now; those that were there before are not spoken of."""
+        if name not in self.waiting:
+            return
+        self.done += self.waiting.pop(name)
+        rest = sum(self.waiting.values())
+        left = (time.monotonic() - self.begun) / self.done * rest
+        share = self.done / self.all
         print(f"{share:4.0%}  {name}, {seconds:.0f} s; about {left / 60:.0f} min left", file=sys.stderr, flush=True)
 
 
 def planned(work: parts.Work, rows: Sequence[str]) -> list[str]:
     """The parts that are still to be made, by their names."""
-    needed = {"base", *rows}
-    if "distilled + grpo" in needed:
-        needed.add("distilled")
-    names = [f"{row}: run" for row in needed if not (parts.run_folder(work, row) / "run.complete").exists()]
-    if "distilled" in needed and not (parts.run_folder(work, "distilled") / "run.complete").exists():
-        names += ["teacher: run", "teacher's solutions"]
-    made = work.judged.folder
-    judged = ("start", "solutions.jsonl", "labels", "outcome", "process")
-    names += [f"judges: {name}" for name in judged if not (made / f"{name}.seconds").exists()]
-    return names + [f"{row}: {name}" for row in rows for name in ("scores", *parts.SEARCHES)]
+    learnt = {"base", *rows}
+    learnt |= {"distilled"} if "distilled + grpo" in learnt else set()
+    names = [f"{row}: run" for row in learnt | ({"teacher"} if "distilled" in learnt else set())]
+    names += ["teacher's solutions"] if "distilled" in learnt else []
+    names += [f"judges: {name}" for name in ("start", "solutions.jsonl", "labels", "outcome", "process")]
+    names += [f"{row}: {name}" for row in rows for name in ("scores", *parts.SEARCHES)]
+    return [name for name in names if not (work.folder / "seconds" / name).exists()]
 
 
 def same_samples(
@@ -130,6 +131,9 @@ def cells(work: parts.Work, row: str) -> dict[str, dict[str, list[float]]]:
             "tokens": [float(each.cost.generated) for each in solved],
             "judged": [float(each.cost.judged) for each in solved],
         }
+        if name == "mcts":
+            voted = [vote_value([t.answer for t in each.tried], [t.correct for t in each.tried]) for each in solved]
+            found[TREES] = {**found[name], "values": voted}
     return found
 
 
@@ -186,7 +190,7 @@ def grid(work: parts.Work, rows: Sequence[str]) -> dict[str, Any]:
     spent = {row: parts.costs(work, row) for row in found}
     if (parts.run_folder(work, "teacher") / "run.complete").exists():
         spent |= {"teacher": parts.costs(work, "teacher"), "teacher writes": parts.writing_cost(work)}
-    seconds = json.loads((work.folder / "seconds.json").read_text())
+    seconds = {note.name: float(note.read_text()) for note in sorted((work.folder / "seconds").iterdir())}
     return {
         "machine": machine(), "seed": work.seed, "scale": asdict(work.scale), "k": work.scale.judges.n,
         "problems": work.scale.judges.held_out, "rows": summary, "shrinking": shrinking(found),
@@ -270,10 +274,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     write_text(note, told)
     work = parts.Work(runs, given.seed, scale)
-    found = grid(replace(work, say=Progress(planned(work, given.rows))), given.rows)
+    found = rounded(grid(replace(work, say=Progress(planned(work, given.rows))), given.rows))
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)
-        write_text(given.json, json.dumps(rounded(found)))
+        write_text(given.json, json.dumps(found))
     if given.pictures:
         given.pictures.mkdir(parents=True, exist_ok=True)
         write_text(given.pictures / "synergy.svg", heat_map(found["rows"], COLUMNS, found["k"]))
