@@ -1,10 +1,11 @@
-"""What whole games of Wordle teach a small model: from a weak player's games to GRPO over games, on held-out secrets.
+"""What whole games of Wordle teach a small model: from imitation to GRPO over games, on secrets that practice lacks.
 
     python -m benchmarks wordle [--seeds N] [--quick] [--runs DIR] [--json FILE] [--picture FILE]
 
-A decoder of 0.4 M parameters that spells its guesses learns from games of a scripted player who forgets much of what it
-was told, then practises whole games (GRPO, six turns), paid for guesses that may be the secret. Secrets are split:
-those it is examined on are words that it has seen guessed, and never what was looked for. Everything is made here from
+A decoder of 0.4 M parameters, a token a word, learns from games of a scripted player in which every word of the list
+is a secret now and then: that stands in for what a pretrained model knows of words. Then it practises whole games
+(GRPO, six turns) about some of the secrets. "Held out" (test) are those that were never looked for in practice. Each
+secret is played about greedily once and by sampling several times, before and after. Everything is made here from
 nothing by `maieutic train`; runs are kept in DIR and resumed, so the command may be stopped and given again.
 """
 
@@ -31,7 +32,7 @@ from benchmarks.step_supervision import rounded
 from benchmarks.svamp import machine
 from maieutic.backends.local import LocalBackend
 from maieutic.core.crossed import crossed
-from maieutic.core.intervals import paired_difference, wilson
+from maieutic.core.intervals import bootstrap, paired_difference
 from maieutic.environments.wordle import game_measures
 from maieutic.errors import RunError
 from maieutic.loops import run_async
@@ -44,41 +45,44 @@ from maieutic.tasks.wordle import wordle, wordle_vocabulary
 from maieutic.types import Score
 from maieutic.wordle import Player, play, word_list
 
-LAYOUT = "letters"
-#: Five letters and the end of a turn, and two to spare.
-TURN = 8
-#: The prompt, then six turns of six tokens with seven between them.
-GAME = 96
+LAYOUT = "compact"
+#: A word and the end of a turn.
+TURN = 2
+#: The question, then six turns of two tokens with seven between them.
+GAME = 64
 SPLITS = ("test", "train")
+#: How the games of an examination are played: the temperature.
+WAYS = {"sampled": 1.0, "greedy": 0.0}
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything. `heeds`: how often the weak player remembers a ✓, a - and an x; `reward`: of a game.
+    """How much of everything. `heeds`: how often the player who is imitated remembers a ✓, a - and an x; `reward`: of a
+    game; `samples`: sampled games about a secret in an examination, of as many secrets of each split."""
 
-    Winning is not what is paid: it would teach which words are secrets, and those that are held out never are.
-    """
-
-    words: int = 800
-    held_out: int = 25
-    heeds: tuple[float, float, float] = (0.8, 0.2, 0.5)
-    games: int = 16_000
+    words: int = 400
+    held_out: int = 50
+    heeds: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    games: int = 8_000
     steps: int = 60
-    prompts: int = 32
+    prompts: int = 16
     num_generations: int = 8
     learning_rate: float = 3e-4
     reward: tuple[tuple[str, float], ...] = (("consistent", 1.0),)
+    turn_reward: tuple[tuple[str, float], ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
+    samples: int = 4
 
 
 #: For a look: seconds.
-QUICK = Sizes(words=40, games=320, steps=4, prompts=4, num_generations=4)
+QUICK = Sizes(words=40, games=320, steps=4, prompts=4, num_generations=4, samples=1)
 
 
 def tables(name: str, sizes: Sizes, seed: int, model: dict[str, Any], stage: dict[str, Any]) -> dict[str, Any]:
     """The config of one run."""
     game = {"taskset": "wordle", "words": sizes.words, "held_out": sizes.held_out, "layout": LAYOUT}
-    shown = {"demonstrations": list(sizes.heeds), "size": sizes.games, "seed": seed}
-    worth = {"reward": dict(sizes.reward), "max_turn_length": TURN}
+    shown = {"split": "all", "demonstrations": list(sizes.heeds), "size": sizes.games, "seed": seed}
+    worth = {"reward": dict(sizes.reward), "turn_reward": dict(sizes.turn_reward), "max_turn_length": TURN}
     return {
         "name": name,
         "seed": seed,
@@ -90,7 +94,7 @@ def tables(name: str, sizes: Sizes, seed: int, model: dict[str, Any], stage: dic
 
 
 def start_tables(sizes: Sizes, seed: int) -> dict[str, Any]:
-    """Fine-tuning from scratch on the weak player's games."""
+    """Fine-tuning from scratch on the scripted player's games, about all secrets."""
     words = wordle_vocabulary(word_list(sizes.words, held_out=sizes.held_out), LAYOUT)
     small = {"layers": 2, "width": 128, "context": 128, "extra_words": words}
     optimiser = {"kind": "muon", "learning_rate": 5e-3, "schedule": "cosine", "final_fraction": 0.05}
@@ -99,13 +103,14 @@ def start_tables(sizes: Sizes, seed: int) -> dict[str, Any]:
 
 
 def practice_tables(sizes: Sizes, seed: int, start: str) -> dict[str, Any]:
-    """GRPO over whole games."""
+    """GRPO over whole games, about the secrets of the split "train"."""
     optimiser = {"learning_rate": sizes.learning_rate, "warmup_steps": 5, "schedule": "linear"}
     if sizes.steps <= 5:
         optimiser = {"learning_rate": sizes.learning_rate}
     stage = {
         "algorithm": "grpo", "tasks": "practice", "steps": sizes.steps, "prompts": sizes.prompts,
         "num_generations": sizes.num_generations, "max_completion_length": GAME, "optimiser": optimiser,
+        **dict(sizes.options),
     }  # fmt: skip
     return tables("practice", sizes, seed, {"path": start}, stage)
 
@@ -127,23 +132,26 @@ def run(made: dict[str, Any], folder: Path) -> str:
 
 
 def examined(model: str, sizes: Sizes, note: Path) -> dict[str, list[dict[str, Any]]]:
-    """Split → the greedy game about each secret: the secret, whether it was found, and what is told of the game."""
+    """Split → of each secret, what is told of its games: {"secret", "greedy": [parts], "sampled": [parts, …]}."""
     if note.exists():
         return json.loads(note.read_text())  # type: ignore[no-any-return]
     loaded = load_causal(model, dtype="float32", device="cpu")
     sampler, found = LocalBackend(threads=1).sampler(loaded), {}
+    most = len(word_list(sizes.words, held_out=sizes.held_out).secrets("test"))
     for split in SPLITS:
         tasks = wordle(split, words=sizes.words, held_out=sizes.held_out, layout=LAYOUT, max_turn_length=TURN)
-        assert tasks.environment is not None
-        table = Plays(sampler, loaded.chat, WORDLE["wordle:binary"](), tasks.environment, GAME, temperature=0.0)
+        some = list(tasks)[:most]
+        found[split] = [{"secret": task.answer} for task in some]
+        for way, temperature in WAYS.items():
+            assert tasks.environment is not None
+            plays = Plays(sampler, loaded.chat, WORDLE["wordle:binary"](), tasks.environment, GAME, temperature)
+            number = sizes.samples if temperature else 1
 
-        async def games(table: Plays = table, tasks: Any = tasks) -> list[Any]:
-            return list(await asyncio.gather(*(table.group(task, 1, i) for i, task in enumerate(tasks))))
+            async def games(plays: Plays = plays, some: Any = some, number: int = number) -> list[Any]:
+                return list(await asyncio.gather(*(plays.group(task, number, i) for i, task in enumerate(some))))
 
-        found[split] = [
-            {"secret": group.task.answer, "parts": dict(group.scores[0].parts), "text": group.rollouts[0].text}
-            for group in run_async(games())
-        ]
+            for row, group in zip(found[split], run_async(games()), strict=True):
+                row[way] = [dict(score.parts) for score in group.scores]
     write_text(note, json.dumps(found))
     return found
 
@@ -165,44 +173,64 @@ def seed_of(number: int, sizes: Sizes, runs: Path) -> dict[str, Any]:
 
 
 def _said(games: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    return ", ".join(f"{split} {statistics.fmean(_wins(each)):.3f}" for split, each in games.items())
+    return ", ".join(f"{split} {statistics.fmean(wins(each, 'sampled')):.3f}" for split, each in games.items())
 
 
-def _wins(games: Sequence[Mapping[str, Any]]) -> list[float]:
-    return [game["parts"].get("win", 0.0) for game in games]
+def wins(games: Sequence[Mapping[str, Any]], way: str) -> list[float]:
+    """Of each secret, the share of its games that were won."""
+    return [statistics.fmean(parts.get("win", 0.0) for parts in game[way]) for game in games]
 
 
-def measured(games: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The measures of games, with Wilson's interval for the wins."""
-    wins = _wins(games)
-    told = game_measures([Score(0.0, parts=game["parts"]) for game in games])
-    return {**told, "win_rate": wilson(sum(wins), len(wins)).to_dict(), "games": len(wins)}
+def measured(games: Sequence[Mapping[str, Any]], way: str) -> dict[str, Any]:
+    """The measures of games, with an interval for the wins: bootstrap over secrets."""
+    won = wins(games, way)
+    told = game_measures([Score(0.0, parts=parts) for game in games for parts in game[way]])
+    return {**told, "win_rate": bootstrap(won).to_dict(), "secrets": len(won)}
 
 
 def found_in(seeds: Sequence[Mapping[str, Any]], sizes: Sizes) -> dict[str, Any]:
     """Measures of each seed before and after, and what was gained: paired by secret in each seed, and over seeds."""
     rows = [
-        {f"{when} {split}": measured(seed[when][split]) for when in ("start", "practice") for split in SPLITS}
+        {
+            f"{when} {split}, {way}": measured(seed[when][split], way)
+            for way in WAYS
+            for split in SPLITS
+            for when in ("start", "practice")
+        }
         for seed in seeds
     ]
-    gains: dict[str, Any] = {}
-    for split in SPLITS:
-        both = [(_wins(seed["practice"][split]), _wins(seed["start"][split])) for seed in seeds]
-        apart = [[new - old for new, old in zip(*pair, strict=True)] for pair in both]
-        means = [[statistics.fmean(column) for column in zip(*side, strict=True)] for side in zip(*both, strict=True)]
-        gains[split] = {
-            "seeds": [paired_difference(*pair).to_dict() for pair in both],
-            "secrets": paired_difference(means[0], means[1]).to_dict(),
-            "secrets and seeds": crossed(apart, bounds=(-1.0, 1.0)).to_dict(),
-        }
-    return {"seeds": rows, "gains": gains, "scripted": scripted(sizes), "curves": [seed["curve"] for seed in seeds],
-            "seconds": [seed["seconds"] for seed in seeds]}  # fmt: skip
+    gains = {f"{split}, {way}": _gain(seeds, split, way) for way in WAYS for split in SPLITS}
+    return {"seeds": rows, "gains": gains, "gaps": _gaps(seeds), "scripted": scripted(sizes),
+            "curves": [seed["curve"] for seed in seeds], "seconds": [seed["seconds"] for seed in seeds]}  # fmt: skip
+
+
+def _gain(seeds: Sequence[Mapping[str, Any]], split: str, way: str) -> dict[str, Any]:
+    both = [(wins(seed["practice"][split], way), wins(seed["start"][split], way)) for seed in seeds]
+    apart = [[new - old for new, old in zip(*pair, strict=True)] for pair in both]
+    means = [[statistics.fmean(column) for column in zip(*side, strict=True)] for side in zip(*both, strict=True)]
+    return {
+        "seeds": [paired_difference(*pair).to_dict() for pair in both],
+        "secrets": paired_difference(means[0], means[1]).to_dict(),
+        "secrets and seeds": crossed(apart, bounds=(-1.0, 1.0)).to_dict(),
+    }
+
+
+def _gaps(seeds: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Practised − held-out wins, sampled, of each seed: by how much practice shifts what is taken for a secret."""
+    return {
+        when: [
+            statistics.fmean(wins(seed[when]["train"], "sampled"))
+            - statistics.fmean(wins(seed[when]["test"], "sampled"))
+            for seed in seeds
+        ]
+        for when in ("start", "practice")
+    }
 
 
 def scripted(sizes: Sizes) -> dict[str, float]:
-    """How often the scripted players find a held-out secret: the one who is imitated, and one who heeds everything."""
+    """How often the scripted players find a held-out secret: the one imitated, and one who heeds nothing."""
     words = word_list(sizes.words, held_out=sizes.held_out)
-    players = {"weak": Player(sizes.heeds), "consistent": Player()}
+    players = {"guessing": Player((0.0, 0.0, 0.0)), "consistent": Player(sizes.heeds)}
     return {
         name: statistics.fmean(
             play(secret, player, words, Random(f"{secret}/{i}"))[-1][0] == secret
@@ -230,8 +258,13 @@ def table(found: Mapping[str, Any]) -> str:
     for split, gain in found["gains"].items():
         seeds = ", ".join(_points(each) for each in gain["seeds"])
         lines.append(f"| {split} | {seeds} | {_points(gain['secrets'])} | {_points(gain['secrets and seeds'])} |")
-    weak, good = found["scripted"]["weak"], found["scripted"]["consistent"]
-    lines += ["", f"Scripted players on held-out secrets: weak {100 * weak:.1f} %, consistent {100 * good:.1f} %."]
+    before, after = (", ".join(f"{100 * gap:+.1f}" for gap in found["gaps"][w]) for w in ("start", "practice"))
+    lines += ["", f"Practised − held-out secrets, sampled, points of each seed: before {before}; after {after}."]
+    some, good = found["scripted"]["guessing"], found["scripted"]["consistent"]
+    lines += [
+        "",
+        f"Scripted players, held-out secrets: heeding nothing {100 * some:.1f} %, the one imitated {100 * good:.1f} %.",
+    ]
     return "\n".join(lines)
 
 
@@ -277,7 +310,7 @@ def main(arguments: list[str] | None = None) -> int:
             given.json.parent.mkdir(parents=True, exist_ok=True)
             write_text(given.json, json.dumps(rounded({"machine": machine(), "sizes": asdict(sizes), **found})))
     if given.picture:
-        title = "Games won while practising (training secrets, sampled)"
+        title = "Games won while practising (practised secrets, sampled)"
         write_text(given.picture, draw(Panel(title, "step", "wins", {"GRPO": found["curves"]}, percent=True)))
     print(machine())
     print("\n" + table(found))

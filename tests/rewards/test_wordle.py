@@ -251,6 +251,16 @@ def reply(word):
     return f"<think>So.</think> <guess>{word}</guess>"
 
 
+def test_a_game_that_is_cut_off_is_worth_no_more_than_one_that_is_played():
+    """The second turn runs on over its limit: one guess of six was made, and that one may have been the secret."""
+    options = {"reward": {"consistent": 1.0}, "max_turn_length": 12}
+    rollout, score = episode([reply("CRANE"), " ".join(["word"] * 40)], **options)
+    assert rollout.finish is Finish.LENGTH
+    assert score.parts["guesses"] == 1.0
+    assert score.reward == pytest.approx(1 / 6)
+    assert episode([reply("CRAFT")], **options)[1].reward == 1.0
+
+
 def test_a_game_that_is_won():
     rollout, score = episode([reply("CRANE"), reply("CRASH"), reply("CRAFT")])
     assert rollout.finish is Finish.ENVIRONMENT

@@ -139,6 +139,8 @@ def test_the_list_that_comes_along():
     assert len(words.secrets("test")) >= 200
     assert set(words.secrets("train")) | set(words.secrets("test")) == set(words.all)
     assert not set(words.secrets("train")) & set(words.secrets("test"))
+    assert words.secrets("all") == words.all
+    assert {task.answer for task in wordle("all", words=60)} == set(word_list(60).all)
 
 
 def test_a_shorter_list_splits_its_words_as_the_whole_does():

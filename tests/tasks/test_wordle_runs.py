@@ -105,20 +105,27 @@ def test_the_page_names_every_reward():
 
 
 def test_the_table_of_the_study():
-    """Two secrets, two seeds: 1 of 2 won before, 2 of 2 after."""
+    """Two secrets, two seeds: 1 of 2 won before, 2 of 2 after; by sampling, 1 of 4 games before and 3 of 4 after."""
 
-    def games(*won):
-        return [{"secret": s, "parts": {"win": float(w), "valid_word": 1.0}} for s, w in zip(("CRANE", "CRATE"), won)]
+    def games(greedy, sampled):
+        def parts(won):
+            return {"win": float(won), "valid_word": 1.0}
 
+        rows = zip(("CRANE", "CRATE"), greedy, sampled)
+        return [{"secret": s, "greedy": [parts(g)], "sampled": [parts(w) for w in ws]} for s, g, ws in rows]
+
+    few, many = ((0, 1), (0, 0)), ((1, 0), (1, 1))
     seed = {
-        "start": {"test": games(0, 1), "train": games(0, 0)},
-        "practice": {"test": games(1, 1), "train": games(1, 0)},
+        "start": {"test": games((0, 1), few), "train": games((0, 0), few)},
+        "practice": {"test": games((1, 1), many), "train": games((1, 0), ((1, 1), (1, 1)))},
         "curve": [(0, 0.5)],
         "seconds": [1.0, 2.0],
     }
     found = study.found_in([seed, seed], study.QUICK)
-    assert found["gains"]["test"]["secrets"]["value"] == 0.5
-    assert found["seeds"][0]["start test"]["win_rate"]["value"] == 0.5
-    assert found["scripted"]["consistent"] > found["scripted"]["weak"]
+    assert found["gains"]["test, greedy"]["secrets"]["value"] == 0.5
+    assert found["gains"]["test, sampled"]["secrets"]["value"] == 0.5
+    assert found["gaps"] == {"start": [0.0, 0.0], "practice": [0.25, 0.25]}
+    assert found["seeds"][0]["start test, sampled"]["win_rate"]["value"] == 0.25
+    assert found["scripted"]["consistent"] > found["scripted"]["guessing"]
     assert "+50.0" in study.table(found)
-    assert "| seed 2, practice test | 100.0 %" in study.table(found)
+    assert "| seed 2, practice test, greedy | 100.0 %" in study.table(found)

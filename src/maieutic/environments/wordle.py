@@ -32,9 +32,10 @@ class Wordle:
     """Games on a list of words. `task.answer` is the secret; every word of the list may be guessed.
 
     `reward`: what a game is worth, a weighted sum of "win" (1 or 0), "early" (of a win: the share of turns that were
-    not needed), and the rewards of `maieutic.wordle.judge`, each the mean over the turns. Without any, the rewards of
-    the run judge the game. `turn_reward` is a weighted sum of the latter, paid turn by turn, for algorithms that
-    credit steps. `max_turn_length` is the most tokens of a turn (None: as many as a completion may have).
+    not needed), and the rewards of `maieutic.wordle.judge`, each the mean over the turns; of a game that stopped short
+    of both a win and its last turn, over all that there were to be. Without any, the rewards of the run judge the game.
+    `turn_reward` is a weighted sum of the latter, paid turn by turn, for algorithms that credit steps.
+    `max_turn_length` is the most tokens of a turn (None: as many as a completion may have).
 
     Parts of a game's score: `win`, `guesses` (turns used) and `guesses_in_win` (told of wins only, so its mean is that
     over wins), means over turns of `valid_format`, `valid_word`, `violates` (of valid guesses: cannot be the secret)
@@ -130,12 +131,14 @@ class Game:
         if not rules.reward:
             return None
         parts = {"win": float(self.won), "guesses": float(len(self.said))}
+        # A game that was cut off, by a turn that ran on, is not to be worth more than one that was played to its end.
+        unplayed = [0.0] * (0 if self.won else rules.max_turns - len(self.said))
         if self.won:
             parts["guesses_in_win"] = parts["guesses"]
         worth = {
             "win": parts["win"],
             "early": parts["win"] * (rules.max_turns - len(self.said)) / max(1, rules.max_turns - 1),
-            **{name: mean([judge(said) for said in self.said]) for name, judge in REWARDS.items()},
+            **{name: mean([judge(said) for said in self.said] + unplayed) for name, judge in REWARDS.items()},
         }
         total = sum(weight * worth[name] for name, weight in rules.reward.items())
         last = next((said.guess for said in reversed(self.said)), None)

@@ -32,7 +32,7 @@ from maieutic.wordle.talk import COMPACT, LETTERS, PREFILL, TAGS, Layout, begun,
 from maieutic.wordle.words import HELD_OUT, WordList, word_list, word_list_at
 
 KINDS = ("games", "snapshots")
-SNAPSHOTS: Mapping[str, int] = {"train": 2_000, "test": 300}
+SNAPSHOTS: Mapping[str, int] = {"train": 2_000, "test": 300, "all": 2_000}
 COLUMNS = ("prompt", "word_list", "past_guess_history", "secret")
 
 

@@ -25,7 +25,8 @@ from maieutic.wordle.rules import is_word, letters_of, pattern_matrix
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SPLITS = ("train", "test")
+#: "all": the secrets of both, for who is to know that every word may be one.
+SPLITS = ("train", "test", "all")
 #: Of 100 words by hash, the secrets that are held out.
 HELD_OUT = 20
 
@@ -56,9 +57,11 @@ class WordList:
             )
 
     def secrets(self, split: str) -> tuple[str, ...]:
-        """The secrets of a split, "train" or "test" (held out)."""
+        """The secrets of a split: "train", "test" (held out) or "all" (both)."""
         if split not in SPLITS:
             raise UnknownName("split of wordle", split, SPLITS)
+        if split == "all":
+            return self.all
         return tuple(w for w in self.all if (number_by_hash(w, "split") % 100 < self.held_out) == (split == "test"))
 
     def number(self, word: str) -> int | None:
