@@ -85,9 +85,9 @@ class Scale:
 QUICK = Scale(
     judges=parts.Sizes(
         demonstrations=2000, events=(1, 2), problems=160, samples=4, labelled=80, solutions=2, continuations=3,
-        held_out=20, n=8, most=40, outcome_epochs=3.0, process_epochs=3.0,
+        held_out=20, n=8, most=40, outcome_epochs=10.0, process_epochs=6.0,
     ),
-    practice=64, prompts=16, group=4, shown=64, passes=6, taught=1600, distil_passes=4, rounds=2, simulations=8,
+    practice=64, prompts=16, group=4, shown=64, passes=6, taught=960, distil_passes=4, rounds=2, simulations=8,
     warmup=0,
 )  # fmt: skip
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
@@ -33,6 +34,7 @@ from benchmarks._synergy_pictures import heat_map
 from benchmarks.step_supervision import rounded
 from benchmarks.svamp import machine
 from maieutic.core.intervals import Interval, bootstrap, wilson
+from maieutic.core.judging import pair_accuracy
 from maieutic.core.selection import best_of_value, vote_value
 from maieutic.errors import DataError
 from maieutic.evaluate import Problem
@@ -137,6 +139,20 @@ def cells(work: parts.Work, row: str) -> dict[str, dict[str, list[float]]]:
     return found
 
 
+def right_first(work: parts.Work, row: str) -> dict[str, float | None]:
+    """Reward model → of a right and a wrong sample of one problem, how often the right one has the higher score; None
+    where no problem has both."""
+    said, problems = parts.scores(work, row), parts.examination(work, row).problems
+    labels = [float(sample.correct) for problem in problems for sample in problem.samples]
+    prompts = [problem.task_id for problem in problems for _ in problem.samples]
+    given = {
+        "outcome": [each[-1] for rows in said["outcome"] for each in rows],
+        "process": [aggregate("prod", each) for rows in said["process"] for each in rows],
+    }
+    found = {name: pair_accuracy(scores, labels, prompts) for name, scores in given.items()}
+    return {name: value if math.isfinite(value) else None for name, value in found.items()}
+
+
 def interval(values: Sequence[float]) -> Interval:
     """Wilson's of right and wrong, else the bootstrap over problems."""
     if set(values) <= {0.0, 1.0}:
@@ -195,6 +211,7 @@ def grid(work: parts.Work, rows: Sequence[str]) -> dict[str, Any]:
         "machine": machine(), "seed": work.seed, "scale": asdict(work.scale), "k": work.scale.judges.n,
         "problems": work.scale.judges.held_out, "rows": summary, "shrinking": shrinking(found),
         "costs": spent, "judges": judged(work), "seconds": seconds,
+        "right first": {row: right_first(work, row) for row in found},
         "values": {row: {column: each["values"] for column, each in columns.items()} for row, columns in found.items()},
     }  # fmt: skip
 
@@ -212,7 +229,7 @@ def judged(work: parts.Work) -> dict[str, Any]:
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """Markdown: how often each cell is right, the tokens that it takes, gains and how they go with skill, costs."""
+    """Markdown: how often each cell is right, its tokens, gains and how they go with skill, costs, and judges."""
     k, rows = found["k"], found["rows"]
     names = [column.replace("@k", f"@{k}").replace("of k", f"of {k}") for column in COLUMNS]
     head = [f"| {' | '.join(['right, %', *names])} |", "|---" * (len(names) + 1) + "|"]
@@ -240,6 +257,10 @@ def table(found: Mapping[str, Any]) -> str:
     for row, each in found["costs"].items():
         amounts = [f"{each.get(key, 0):,.0f}" for key in ("samples", "generated_tokens", "trained_tokens")]
         lines.append(f"| {row} | {' | '.join(amounts)} | {each['flops'] / 1e12:.2f} |")
+    lines += ["", "| a right sample before a wrong one, % of pairs | outcome model | process model |", "|---|---|---|"]
+    for row, each in found["right first"].items():
+        shares = ["–" if share is None else f"{100 * share:.0f}" for share in (each["outcome"], each["process"])]
+        lines.append(f"| {row} | {' | '.join(shares)} |")
     return "\n".join(lines)
 
 

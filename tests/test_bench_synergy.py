@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from benchmarks._rerank_parts import Sizes
 from benchmarks._synergy_pictures import heat_map, shade
 from maieutic.attempts import Sample
 from maieutic.errors import DataError
-from maieutic.evaluate import Problem
+from maieutic.evaluate import Problem, evaluate_sync
 from maieutic.types import Finish
 
 PAGE = Path(__file__).parents[1] / "docs" / "studies"
@@ -93,10 +94,16 @@ def test_two_rows_of_the_grid_and_again(tmp_path: Path) -> None:
         any_of_them = found["values"][row]["pass@k"]
         for column in synergy.SAME:
             assert all(a <= b for a, b in zip(found["values"][row][column], any_of_them, strict=True))
+    # searches ask the model as its run's examination did
+    tasks = work.judged.tasks("test", 0, TINY.judges.held_out)
+    sampler, chat = parts.policy(work, "grpo")
+    sure = evaluate_sync(sampler, chat, tasks, max_tokens=TINY.judges.most, samples=0)
+    examined = [p.greedy and p.greedy.text for p in parts.examination(work, "grpo").problems]
+    assert [p.greedy and p.greedy.text for p in sure.problems] == examined
     assert found["costs"]["grpo"]["samples"] == TINY.practice * TINY.group
     said = synergy.table(found)
     assert "| grpo | 64 |" in said
-    assert said.count("| base |") == 4
+    assert said.count("| base |") == 5
     assert heat_map(found["rows"], synergy.COLUMNS, 4).count("<rect") == 2 * len(synergy.COLUMNS) + 1
 
     # a kill in the middle of a cell: half of a row's problems are there, and half of a line
@@ -110,6 +117,16 @@ def test_two_rows_of_the_grid_and_again(tmp_path: Path) -> None:
     assert sorted(file.read_text().splitlines()) == sorted(whole.splitlines())
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in found.items() if k != "seconds"}
     assert model.stat().st_mtime_ns == before
+
+
+def test_the_page_says_what_the_command_found() -> None:
+    found = json.loads((PAGE / "data" / "synergy.json").read_text(encoding="utf-8"))
+    page = (PAGE / "synergy.md").read_text(encoding="utf-8")
+    assert all(part in page for part in synergy.table(found).split("\n\n"))
+    drawn = (PAGE / "pictures" / "synergy.svg").read_text(encoding="utf-8")
+    assert drawn == heat_map(found["rows"], synergy.COLUMNS, found["k"])
+    for values in found["values"].values():
+        assert all(max(each) <= any_ for *each, any_ in zip(*(values[c] for c in synergy.SAME), values["pass@k"]))
 
 
 def test_shades() -> None:
