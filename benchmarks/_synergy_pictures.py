@@ -57,4 +57,4 @@ def shade(gain: float) -> tuple[str, bool]:
     share = min(1.0, abs(gain) / MOST)
     end = GAIN if gain >= 0 else LOSS
     mixed = [round(a + (b - a) * share) for a, b in zip(NOTHING, end, strict=True)]
-    return f"rgb({', '.join(map(str, mixed))})", share > 0.6
+    return f"rgb({', '.join(map(str, mixed))})", share > 0.8
