@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -185,10 +186,14 @@ def test_help_and_completion(command, config):
 SVAMP = [f"tasks.{name}.path" for name in ("demonstrations", "practice", "heldout", "svamp")]
 
 
-@pytest.mark.parametrize("example", sorted(path.name for path in EXAMPLES.glob("*.toml")))
+#: All but those of `maieutic teach` and `distil`, which are not foreseen.
+FORESEEN = sorted(path.name for path in EXAMPLES.glob("*.toml") if "[lesson]" not in path.read_text())
+
+
+@pytest.mark.parametrize("example", FORESEEN)
 def test_every_example_is_foreseen(command, example, tiny, request, at_home):
     settings: dict[str, object] = {}
-    if 'path = "Qwen' in (EXAMPLES / example).read_text():
+    if re.search(r'path = "(Qwen|runs/)', (EXAMPLES / example).read_text()):
         settings["model.path"] = tiny
     if "svamp" in example:
         settings |= dict.fromkeys(SVAMP, request.getfixturevalue("data_dir") / "svamp")

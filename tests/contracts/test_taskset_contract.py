@@ -129,6 +129,11 @@ def wordle_case(**options):
     return Case("wordle", lambda data, tmp: make_taskset("wordle", **options), guessed, guessed_otherwise, False)
 
 
+def number_beside(task):
+    """A number that is not the secret."""
+    return str(int(task.answer) + 1)
+
+
 def own_questions(data, tmp):
     rows = [
         {"id": f"q{n}", "question": f"Which is {n}?", "options": [f"{n + i} apples" for i in range(4)], "answer": "A"}
@@ -193,6 +198,7 @@ CASES = {
     "documents": Case(
         "documents", own_documents, lambda t: t.meta["text"], lambda t: "#", needs_data=False, answered=False
     ),
+    "guess": Case("guess", lambda data, tmp: make_taskset("guess", size=60), lambda t: t.answer, number_beside, False),
     "wordle, games": wordle_case(words=60),
     "wordle, snapshots": wordle_case(kind="snapshots", size=60),
     "episodes": Case(

@@ -14,7 +14,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from maieutic.config import StageConfig
 from maieutic.environments.adapt import LIBRARIES, from_library
 from maieutic.environments.episodes import turn_limit
 from maieutic.environments.rules import ENVIRONMENTS, Ruled, make_environment
@@ -25,6 +24,7 @@ from maieutic.rewards.adapt_rubric import rubric_reads
 from maieutic.tasks.taskset import environment_of, take
 
 if TYPE_CHECKING:
+    from maieutic.config import StageConfig
     from maieutic.core.parts import Algorithm
 
 

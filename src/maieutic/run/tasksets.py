@@ -11,9 +11,8 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from maieutic.config import Config, TasksConfig
 from maieutic.environments.tools import make_tool
 from maieutic.errors import ConfigError, DataError, UnknownName
 from maieutic.protocols import Taskset
@@ -22,6 +21,9 @@ from maieutic.rewards.answers import AnswerVerifier
 from maieutic.run.played import RULES, rules_in, under_rules
 from maieutic.tasks import TASKSETS, find_taskset, make_taskset, mixture, shuffled, take
 from maieutic.tasks.reasoning_gym import PREFIX
+
+if TYPE_CHECKING:
+    from maieutic.config import Config, TasksConfig
 
 #: Name → verifier of answers in free text.
 VERIFIERS: Mapping[str, Callable[[], AnswerVerifier]] = {

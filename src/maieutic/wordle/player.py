@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from maieutic.errors import ConfigError
 from maieutic.wordle.rules import ABSENT, ELSEWHERE, IN_PLACE, MARKS, Turn, feedback
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from maieutic.wordle.words import WordList
@@ -44,6 +43,8 @@ class Player:
 
     def guess(self, words: WordList, history: Sequence[Turn], random: Random) -> str:
         """A word that goes with what it remembers (any word, where none does), not one that it has guessed before."""
+        import numpy as np
+
         fits = np.ones(len(words.all), dtype=bool)
         for guess, _ in history:
             number = words.number(guess)

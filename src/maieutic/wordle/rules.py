@@ -16,11 +16,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from maieutic.errors import DataError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from maieutic.wordle.words import WordList
@@ -65,12 +64,16 @@ def candidates(words: Sequence[str], history: Sequence[Turn]) -> list[str]:
 
 def letters_of(words: Sequence[str]) -> NDArray[np.uint8]:
     """`[W, 5]` the letters as numbers, A being 0."""
+    import numpy as np
+
     flat = np.frombuffer("".join(words).encode("ascii"), dtype=np.uint8) - ord("A")
     return flat.reshape(len(words), LENGTH)
 
 
 def pattern_matrix(words: Sequence[str]) -> NDArray[np.uint8]:
     """`[W guesses, W secrets]` the marks as one number: digit i (of 3ⁱ) is 2 for ✓, 1 for `-`, 0 for x at place i."""
+    import numpy as np
+
     letters = letters_of(words)
     same = [[letters[:, i, None] == letters[None, :, j] for j in range(LENGTH)] for i in range(LENGTH)]
     used = [same[j][j].copy() for j in range(LENGTH)]  # letters of the secret that are in place
@@ -93,6 +96,8 @@ def pattern_code(marks: str) -> int:
 
 def left(words: WordList, history: Iterable[Turn]) -> NDArray[np.intp]:
     """Numbers of the words of the list that may be the secret. A guess of the history need not be in the list."""
+    import numpy as np
+
     fits = np.ones(len(words.all), dtype=bool)
     for guess, marks in history:
         number = words.number(guess)
@@ -110,6 +115,8 @@ def guess_value(words: WordList, guess: str, history: Iterable[Turn], *, last: b
     where no word is left. Where one word is left there is nothing to reveal: its guess is worth 1 and others 0 with
     `last`; without, all are worth 0, which pays nothing for the winning guess.
     """
+    import numpy as np
+
     number, open_ = words.number(guess), left(words, history)
     if number is None or not len(open_):
         return 0.0

@@ -17,12 +17,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from maieutic.errors import ConfigError, DataError, UnknownName
 from maieutic.wordle.rules import is_word, letters_of, pattern_matrix
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 #: "all": the secrets of both, for who is to know that every word may be one.
@@ -85,6 +84,8 @@ class WordList:
     @cached_property
     def counts(self) -> NDArray[np.int64]:
         """`[W, 26]` how often each letter occurs."""
+        import numpy as np
+
         return (self.letters[:, :, None] == np.arange(26)).sum(1)
 
 
