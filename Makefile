@@ -22,8 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/maieutic demo $(ARGS)
 
+# Two files of tests at a time, each with one thread: they are as many as two cores can do at once.
 test: install lint
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: install
 	$(BIN)/ruff check src tests examples benchmarks
