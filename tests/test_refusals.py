@@ -47,7 +47,9 @@ def test_ppo_without_a_critic():
     refused(ppo(beta=0.0), r"critic=ValueHead\(\)")
 
 
-@pytest.mark.parametrize("algorithm", [grpo(beta=0.04, kl=k3), rloo(beta=0.1), dpo()], ids=str)
+@pytest.mark.parametrize(
+    "algorithm", [grpo(beta=0.04, kl=k3), rloo(beta=0.1), dpo()], ids=lambda algorithm: algorithm.name
+)
 def test_a_kl_to_a_reference_that_is_not_there(algorithm):
     refused(algorithm, "reads 'ref_logprobs'.*a reference model; give")
 

@@ -174,7 +174,7 @@ def test_a_trainer_written_out_by_hand_passes():
         ({"divides_noise": True}, {"equal_rewards"}),
         ({"anchors_to_reference": True}, {"clipping"}),
     ],
-    ids=str,
+    ids=lambda given: " ".join(sorted(given)),
 )
 def test_a_mistake_is_found(mistake, found_by):
     failures = examine(Plain(**mistake), claims()).failures
