@@ -9,6 +9,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# processes of pytest-xdist are told that they have 80 columns; commands under test write as into a file
+os.environ.pop("COLUMNS", None)
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,18 @@ from __future__ import annotations
 import hashlib
 
 from maieutic.errors import ConfigError
+from maieutic.protocols import Tool, Verifier
 from maieutic.tasks.taskset import Lazy, Tasks
 from maieutic.types import Message, Task, Verdict
 
 
-def episodes(size: int = 1000, split: str = "train", prompt: str = "") -> Tasks:
+def episodes(
+    size: int = 1000,
+    split: str = "train",
+    prompt: str = "",
+    verifier: Verifier | None = None,
+    tool: Tool | None = None,
+) -> Tasks:
     """Numbered episodes of an environment that makes its own questions (gymnasium, textarena, verifiers).
 
     An episode's number and split decide its chance (`meta["seed"]`), so that a task is the same game at every visit,
@@ -24,7 +31,7 @@ def episodes(size: int = 1000, split: str = "train", prompt: str = "") -> Tasks:
         meta = {"number": index, "split": split, "seed": int.from_bytes(digest, "big") >> 1}
         return Task(f"episodes/{split}/{index}", (Message("user", prompt),), None, meta)
 
-    return Tasks("episodes", Lazy(size, make), _unread)
+    return Tasks("episodes", Lazy(size, make), verifier or _unread, tool)
 
 
 def _unread(task: Task, text: str) -> Verdict:  # noqa: ARG001

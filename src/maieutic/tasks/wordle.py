@@ -15,13 +15,14 @@ demonstrations as a guess, never as what is looked for.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from maieutic.environments.wordle import Wordle
 from maieutic.errors import ConfigError, DataError, UnknownName
+from maieutic.protocols import Tool, Verifier
 from maieutic.tasks.files import existing, messages_of, read_rows
 from maieutic.tasks.taskset import Lazy, Tasks
 from maieutic.types import Message, Task, Verdict
@@ -55,6 +56,8 @@ def wordle(
     invalid: str = "turn",
     reward: Mapping[str, float] | None = None,
     turn_reward: Mapping[str, float] | None = None,
+    verifier: Verifier | None = None,
+    tool: Tool | None = None,
 ) -> Tasks:
     """Wordle: find a secret word in six guesses; whole games, or single guesses in the middle of one.
 
@@ -73,19 +76,26 @@ def wordle(
     talk = _checked(kind, size, layout, prefill, rows)
     known = word_list(words, word_file, held_out)
     if rows is not None:
-        return rows_of(Path(rows), known if word_file or words else None, size)
+        found = rows_of(Path(rows), known if word_file or words else None, size)
+        return replace(found, verifier=verifier or found.verifier, tool=tool)
     secrets = known.secrets(split)
     teacher, name = Player.of_skill(demonstrations), f"wordle/{kind}/{known.name}/{split}/{seed}"
     if kind == "snapshots":
         number = SNAPSHOTS[split] if size is None else size
         make = Snapshots(name, known, secrets, talk, Player.of_skill(skill), teacher, seed, prefill, max_turns)
-        return Tasks(name, Lazy(number, make), SecretGuessed(talk))
+        return Tasks(name, Lazy(number, make), verifier or SecretGuessed(talk), tool)
     game = Wordle(
         known, talk, max_turns, invalid, {"win": 1.0} if reward is None else dict(reward), dict(turn_reward or {}),
         max_turn_length,
     )  # fmt: skip
     games = Games(name, known, secrets, talk, teacher, seed, max_turns)
-    return Tasks(name, Lazy(len(secrets) if size is None else size, games), SecretGuessed(talk), environment=game)
+    return Tasks(
+        name,
+        Lazy(len(secrets) if size is None else size, games),
+        verifier or SecretGuessed(talk),
+        tool,
+        environment=game,
+    )
 
 
 def _checked(kind: str, size: int | None, layout: str, prefill: bool, rows: str | None) -> Layout:
