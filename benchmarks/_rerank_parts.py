@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks._results import made_once
 from maieutic.algorithms import sft
 from maieutic.backends.local import LocalBackend, Optimiser
 from maieutic.backends.local.judging import quick
@@ -96,17 +94,7 @@ class Seed:
 
     def part(self, name: str, make: Callable[[Path], Any]) -> float:
         """The part of that name, made if it is not there yet; the processor seconds that it has taken."""
-        path, noted = self.folder / name, self.folder / f"{name}.seconds"
-        if not noted.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = self.folder / f".tmp-{name}"
-            for old in (path, temporary):
-                shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
-            begun = time.process_time()
-            make(temporary)
-            os.rename(temporary, path)
-            write_text(noted, f"{time.process_time() - begun:.1f}")
-        return float(noted.read_text())
+        return made_once(self.folder, name, make)
 
 
 def make_start(seed: Seed, folder: Path) -> None:

@@ -40,6 +40,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from benchmarks._accuracy_both import arguments_of
+from benchmarks._results import write_json
 from benchmarks.step import OURS, THEIRS, Peer, describe_machine, describe_versions, find_peer, run_program
 from maieutic.errors import ConfigError
 
@@ -335,7 +336,7 @@ def main(arguments: list[str] | None = None) -> int:
         "study": asdict(study), "machine": machine, "versions": versions,
     }  # fmt: skip
     if given.json:
-        given.json.write_text(json.dumps(made, indent=1))
+        write_json(given.json, made)
     told = ", ".join(f"{name} {value}" for name, value in machine.items())
     print(f"{told}\nversions: {versions}\n\n{table(made)}")
     return 0

@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks._results import write_json
+
 METRICS = ("greedy", "pass@1", "pass@8", "vote@8", "strict@8")
 
 
@@ -54,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     seeds = given.seeds[:1] if given.quick else given.seeds
     results = {seed: demo(seed, given.runs / f"seed-{seed}") for seed in seeds}
     if given.json:
-        given.json.write_text(json.dumps(results, indent=1))
+        write_json(given.json, results)
     print(table(results))
     return 0
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import sys
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._clock import Clock, best_in_turn
+from benchmarks._results import write_json
 from benchmarks._shapes import SIZES, random_model
 from benchmarks.svamp import machine
 from maieutic.backends.local import LocalBackend, LocalLearner, Optimiser
@@ -221,7 +221,7 @@ def main(arguments: list[str]) -> int:
         rows = [{**asdict(each.point), "phase": each.phase, "counted": each.counted, "taken": each.taken,
                  "efficiency": each.efficiency} for each in found]  # fmt: skip
         told = {"machine": machine(), "phases": rows, "medians": medians, "kept": [asdict(one) for one in kept]}
-        given.json.write_text(json.dumps(told, indent=2) + "\n")
+        write_json(given.json, told)
     return 0
 
 

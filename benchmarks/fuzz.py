@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._fuzz_texts import EXPRESSIONS, task, text
+from benchmarks._results import write_json
 from maieutic.calculator import evaluate
 from maieutic.guards import measures
 from maieutic.protocols import Reward
@@ -264,7 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
         found = read_progress(given.progress, given.seed, given.latex)
         found = fuzz(found, given.texts, given.seconds, lambda progress: progress.write(given.progress))
     if given.json:
-        given.json.write_text(json.dumps(asdict(found)))
+        write_json(given.json, asdict(found), indent=None)
     print(table(found))
     return int(bool(found.failures))
 

@@ -37,6 +37,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks._results import write_json
 from benchmarks._shapes import LARGE, SIZES
 from benchmarks.step import MICRO, PEER, ROOT
 
@@ -172,7 +173,7 @@ class Session:
     def write(self) -> None:
         """Everything so far."""
         if self.given.json:
-            self.given.json.write_text(json.dumps(self.found, indent=1))
+            write_json(self.given.json, self.found)
 
 
 def measure(given: argparse.Namespace) -> Found:

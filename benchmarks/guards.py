@@ -14,7 +14,6 @@ unless asked for. Runs are kept: the command may be stopped and given again. Abo
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 import time
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks._guards_runs import Trial, hackable, honest, ruined, start_config, write_data
+from benchmarks._results import write_json
 from benchmarks.svamp import machine
 from maieutic.guards import Guards, chosen_rules, measures
 from maieutic.run.guarding import stored_groups
@@ -176,7 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
     given.runs.mkdir(parents=True, exist_ok=True)
     found = carry_out(trials, given.runs)
     if given.json:
-        given.json.write_text(json.dumps({"level": LEVEL, "within": WITHIN, "runs": found}))
+        write_json(given.json, {"level": LEVEL, "within": WITHIN, "runs": found}, indent=None)
     print(machine() + "\n\n" + tables(found))
     missed = any(run["hackable"] and not run["caught"] for run in found)
     sound = [run for run in found if not run["hackable"] and not run["ruined"]]

@@ -34,6 +34,7 @@ from typing import Any
 
 import torch
 
+from benchmarks._results import write_json
 from maieutic.run.checkpoints import Checkpoints
 from maieutic.run.timing import TIMES
 
@@ -464,5 +465,5 @@ def main(arguments: Sequence[str]) -> int:
             **asdict(verdict),
             "config": CONFIG,
         }
-        given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_json(given.json, result)
     return int(bool(verdict.differences))

@@ -23,6 +23,7 @@ from typing import Any
 
 import tomli_w
 
+from benchmarks._results import percent, points, write_json
 from benchmarks.svamp import machine
 from maieutic.algorithms import ALGORITHMS
 from maieutic.config import parse_config
@@ -183,19 +184,11 @@ def table(made: dict[str, Any]) -> str:
     """Markdown."""
     begun = made["start"]
     lines = ["| row | pass@1 | gain over the start | pass@8 gain | seconds |", "|---|---|---|---|---|"]
-    lines.append(f"| the start | {_percent(begun['pass@1'])} | | pass@8 {_percent(begun['pass@8'])} | |")
+    lines.append(f"| the start | {percent(begun['pass@1'])} | | pass@8 {percent(begun['pass@8'])} | |")
     for name, row in made["rows"].items():
-        gains = f"{_points(row['gain'])} | {_points(row['pass@8 gain'])}"
-        lines.append(f"| {name} | {_percent(row['pass@1'])} | {gains} | {row['seconds']:.0f} |")
+        gains = f"{points(row['gain'])} | {points(row['pass@8 gain'])}"
+        lines.append(f"| {name} | {percent(row['pass@1'])} | {gains} | {row['seconds']:.0f} |")
     return "\n".join(lines)
-
-
-def _percent(value: dict[str, float]) -> str:
-    return f"{100 * value['value']:.1f} ({100 * value['low']:.1f}–{100 * value['high']:.1f})"
-
-
-def _points(value: dict[str, float]) -> str:
-    return f"{100 * value['value']:+.1f} ({100 * value['low']:+.1f} to {100 * value['high']:+.1f})"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -212,7 +205,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise UnknownName("row", name, STAGES)
     made = learn(given.rows, given.runs / "quick" if given.quick else given.runs, given.jobs, given.quick)
     if given.json:
-        given.json.write_text(json.dumps(made, indent=1))
+        write_json(given.json, made)
     print(made["machine"])
     print(table(made))
     flat = [name for name, row in made["rows"].items() if not row["gain"]["low"] > 0]

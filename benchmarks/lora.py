@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,6 +32,7 @@ from torch import nn
 
 from benchmarks._clock import Clock, best_in_turn
 from benchmarks._operations import Lengths, shape_of
+from benchmarks._results import write_json
 from benchmarks._shapes import SIZES, random_model
 from benchmarks.svamp import machine
 from benchmarks.update import batch_of
@@ -192,7 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
     points = [measure(size, given, clock) for size in given.sizes]
     made = {"machine": machine(), "clock": clock.name, "rank": given.rank, "points": points}
     if given.json:
-        given.json.write_text(json.dumps(made, indent=1))
+        write_json(given.json, made)
     print(f"{made['machine']}, {made['clock']} seconds, rank {given.rank}; multiples of the base's time\n")
     print(table(made))
     return 0

@@ -18,7 +18,6 @@ two cores are free, the former by the longer of the latter.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import statistics
@@ -36,6 +35,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import torch
 
+from benchmarks._results import write_json
 from benchmarks.svamp import machine
 from maieutic.ahead import Ahead
 from maieutic.clock import listening, within
@@ -210,7 +210,7 @@ def main(arguments: list[str] | None = None) -> int:
         points = [measure(size, given, Path(folder)) for size in given.sizes]
     made = {"machine": machine(), "cores": os.cpu_count(), "points": points}
     if given.json:
-        given.json.write_text(json.dumps(made, indent=1))
+        write_json(given.json, made)
     print(f"{made['machine']}, {made['cores']} cores\n")
     print(table(made))
     return 0

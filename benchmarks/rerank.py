@@ -11,7 +11,6 @@ again.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import statistics
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks import _rerank_parts as parts
+from benchmarks._results import folder_of, points, study_parser, write_json
 from benchmarks.step_supervision import rounded
 from benchmarks.svamp import machine
 from maieutic.core.crossed import crossed
@@ -33,7 +33,6 @@ from maieutic.core.judging import auc, expected_calibration_error, pair_accuracy
 from maieutic.core.selection import best_of, best_of_value, vote_value
 from maieutic.evaluate import Evaluation, Problem
 from maieutic.rewards.aggregate import aggregate
-from maieutic.run.durable import write_text
 
 #: How the process model's scores of steps become one.
 AGGREGATES = ("min", "prod", "last")
@@ -146,12 +145,12 @@ def table(results: Sequence[Mapping[str, Any]], found: Mapping[str, Mapping[str,
     for rule in results[0]["rules"]:
         values = [100 * statistics.fmean(each["rules"][rule]) for each in results]
         shown = " | ".join(f"{value:.1f}" for value in values)
-        apart = _points(found[rule]["all"]) if rule in found else "–"
+        apart = points(found[rule]["all"]) if rule in found else "–"
         lines.append(f"| {rule} | {shown} | {statistics.fmean(values):.1f} | {apart} |")
     lines += ["", f"| − plurality, points | {names} | seeds and problems |", "|---" * (len(results) + 2) + "|"]
     for rule, each in found.items():
-        cells = " | ".join(_points(one) for one in each["seeds"])
-        lines.append(f"| {rule} | {cells} | {_points(each['both'])} |")
+        cells = " | ".join(points(one) for one in each["seeds"])
+        lines.append(f"| {rule} | {cells} | {points(each['both'])} |")
     lines += ["", "| scores of samples | AUC | within a problem | calibration error |", "|---|---|---|---|"]
     for name in SCORERS:
         row = [statistics.fmean(r["judged"][name][m] for r in results) for m in ("auc", "pair_accuracy", "ece")]
@@ -162,29 +161,14 @@ def table(results: Sequence[Mapping[str, Any]], found: Mapping[str, Mapping[str,
     return "\n".join(lines)
 
 
-def _points(value: Mapping[str, Any]) -> str:
-    if value["low"] is None:
-        return f"{100 * value['value']:+.1f}"
-    return f"{100 * value['value']:+.1f} ({100 * value['low']:+.1f} to {100 * value['high']:+.1f})"
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Make what is missing, and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, help="seeds 1 … N (3; with --quick 1)")
-    parser.add_argument("--quick", action="store_true", help="one seed, few and short problems")
-    parser.add_argument("--runs", type=Path, help="where everything is kept (runs/rerank, or runs/rerank-quick)")
-    parser.add_argument("--json", type=Path, help="where what was found is written")
-    given = parser.parse_args(arguments)
+    given = study_parser(__doc__, "rerank", "one seed, few and short problems").parse_args(arguments)
     torch.set_num_threads(1)
     sizes = parts.QUICK if given.quick else parts.Sizes()
-    runs = given.runs or Path("runs") / ("rerank-quick" if given.quick else "rerank")
-    runs.mkdir(parents=True, exist_ok=True)
-    told, note = json.dumps(asdict(sizes)), runs / "sizes.json"
-    if note.exists() and note.read_text() != told:
-        print(f"{runs} holds a study of other sizes; give another --runs", file=sys.stderr)
+    runs = folder_of(given, "rerank", sizes)
+    if runs is None:
         return 2
-    write_text(note, told)
     results = []
     for number in range(1, (given.seeds or (1 if given.quick else 3)) + 1):
         seed = parts.Seed(runs / str(number), number, sizes)
@@ -193,8 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
         found = differences(results)
         if given.json:
             data = {"machine": machine(), "sizes": asdict(sizes), "seeds": results, "differences": found}
-            given.json.parent.mkdir(parents=True, exist_ok=True)
-            write_text(given.json, json.dumps(rounded(data)))
+            write_json(given.json, rounded(data), indent=None)
     print(machine())
     print("\n" + table(results, found))
     return 0

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -33,6 +32,7 @@ from transformers import GenerationConfig
 
 from benchmarks._clock import Clock, best_in_turn
 from benchmarks._operations import Lengths, Shape, Work, forward, rollout, rollout_bytes, shape_of
+from benchmarks._results import write_json
 from benchmarks._shapes import SIZES, random_module
 from benchmarks.svamp import machine
 from maieutic.backends.local import LocalSampler
@@ -211,7 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(given.threads)
     made = sweep(given)
     if given.json:
-        given.json.write_text(json.dumps(made, indent=1))
+        write_json(given.json, made)
     print(
         f"{made['machine']}, {made['device']}, {made['dtype']}, {made['clock']} seconds; peak "
         f"{made['peak_gflops']:.0f} GFLOP/s, memory {made['bandwidth_gbytes']:.1f} GB/s\n"

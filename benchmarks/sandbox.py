@@ -14,7 +14,6 @@ figure holds on a machine that does other things as well. Then the same on sever
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from benchmarks._results import write_json
 from benchmarks.svamp import machine
 from maieutic.sandbox import Limits, Sandbox, Sandboxes, examine, read_tests
 
@@ -127,7 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
     reached = found["per_core"]["three calls"] >= WANTED
     print(f"\nthree calls: {'at least' if reached else 'FEWER THAN'} {WANTED:g} a second of one core")
     if given.json:
-        given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        write_json(given.json, found)
     return 0 if reached else 1
 
 

@@ -33,6 +33,7 @@ from benchmarks._clock import Clock, best_in_turn
 from benchmarks._long_run import fill, read
 from benchmarks._memory import training
 from benchmarks._operations import Lengths, rollout, shape_of, update
+from benchmarks._results import write_json
 from benchmarks._shapes import SIZES, random_model
 from benchmarks.svamp import machine
 from benchmarks.update import batch_of
@@ -276,7 +277,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name in given.parts:
             made[name] = parts[name]()
     if given.json:
-        given.json.write_text(json.dumps(made, indent=1))
+        write_json(given.json, made)
     print(made["machine"] + "\n")
     print(table(made))
     return int("store" in made and made["store"][-1]["slowest_page"] >= LIMIT)

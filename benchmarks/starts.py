@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks._results import write_json
 from benchmarks.svamp import machine
 from maieutic.cli import main as maieutic
 
@@ -113,8 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
     given.runs.mkdir(parents=True, exist_ok=True)
     found = {name: run(name, given.runs, given.jobs, given.data.resolve()) for name in given.only}
     for name, results in found.items() if given.json else ():
-        given.json.mkdir(parents=True, exist_ok=True)
-        (given.json / f"{name}.json").write_text(json.dumps(results))
+        write_json(given.json / f"{name}.json", results, indent=None)
     print(machine())
     for name, results in found.items():
         print("\n" + tables(name, results))

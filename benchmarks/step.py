@@ -44,6 +44,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks._results import write_json
 from maieutic.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -369,7 +370,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
     made = compare(given)
     if given.json:
-        given.json.write_text(json.dumps(made, indent=1))
+        write_json(given.json, made)
     told = ", ".join(f"{name} {value}" for name, value in made["machine"].items())
     print(f"{told}\nversions: {made['versions']}\n\n{table(made)}")
     return 0

@@ -26,11 +26,11 @@ from typing import Any
 import torch
 
 from benchmarks import _step_worlds as worlds
+from benchmarks._results import write_json
 from benchmarks._step_judge import judge_study
 from benchmarks._step_pictures import Panel, draw, smoothed
 from benchmarks.svamp import machine
 from maieutic.core.intervals import t_interval
-from maieutic.run.durable import write_text
 
 CHAINS, QUICK_CHAINS = (4, 8, 16, 32), (4, 8)
 #: Rates of the policy that every arm of b tries, on the two seeds of the trial, which are in no table.
@@ -226,8 +226,8 @@ def main(arguments: list[str] | None = None) -> int:
         done[name] = {**work(), "cpu_seconds": round(time.process_time() - begun, 1)}
         print(f"{name}: {done[name]['cpu_seconds']} s", file=sys.stderr, flush=True)
         if given.json:
-            given.json.parent.mkdir(parents=True, exist_ok=True)
-            write_text(given.json, json.dumps({"quick": given.quick, "machine": machine(), "runs": rounded(done)}))
+            made = {"quick": given.quick, "machine": machine(), "runs": rounded(done)}
+            write_json(given.json, made, indent=None)
     print(machine())
     print("\n" + tables(given.only, seeds, given.quick, done))
     for name, panel in panels(given.only, seeds, given.quick, done).items() if given.pictures else ():

@@ -17,6 +17,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks._results import percent, points, write_json
 from maieutic.config import Config, read_config
 from maieutic.core.intervals import t_interval
 from maieutic.evaluate import Evaluation, difference
@@ -95,30 +96,22 @@ def table(results: dict[str, Any]) -> str:
         lines += ["", f"**{taskset}**", "", "| seed | arm | " + " | ".join(METRICS) + " |", "|---" * 7 + "|"]
         for seed, here in results["seeds"].items():
             for arm, values in here[taskset]["arms"].items():
-                lines.append(f"| {seed} | {arm} | " + " | ".join(_percent(values[m]) for m in METRICS) + " |")
+                lines.append(f"| {seed} | {arm} | " + " | ".join(percent(values[m]) for m in METRICS) + " |")
             for name in ("rl − sft", "rl − sft ×3"):
                 lines.append(
-                    f"| {seed} | {name} | " + " | ".join(_points(here[taskset][name][m]) for m in METRICS) + " |"
+                    f"| {seed} | {name} | " + " | ".join(points(here[taskset][name][m]) for m in METRICS) + " |"
                 )
         for name in ("rl − sft", "rl − sft ×3"):
             cells = []
             for m in METRICS:
                 values = [here[taskset][name][m]["value"] for here in results["seeds"].values()]
-                cells.append(_points(t_interval(values).to_dict()) if len(values) > 1 else "–")
+                cells.append(points(t_interval(values).to_dict()) if len(values) > 1 else "–")
             lines.append(f"| all | {name} | " + " | ".join(cells) + " |")
     seconds = [here["seconds"] for here in results["seeds"].values()]
     for arm, stage in (("svamp", "sft"), ("svamp", "rl"), ("longer", "sft")):
         median = statistics.median(s[arm][stage] for s in seconds)
         lines.append(f"\nseconds of {stage} ({arm}), median over seeds: {median:.0f}")
     return "\n".join(lines)
-
-
-def _percent(value: dict[str, float]) -> str:
-    return f"{100 * value['value']:.1f} ({100 * value['low']:.1f}–{100 * value['high']:.1f})"
-
-
-def _points(value: dict[str, float]) -> str:
-    return f"{100 * value['value']:+.1f} ({100 * value['low']:+.1f} to {100 * value['high']:+.1f})"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -135,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     runs = given.runs / "quick" if given.quick else given.runs
     results = study(given.seeds[:1] if given.quick else given.seeds, given.data.resolve(), runs, quick=given.quick)
     if given.json:
-        given.json.write_text(json.dumps(results, indent=1))
+        write_json(given.json, results)
     print(results["machine"])
     print(table(results))
     return 0

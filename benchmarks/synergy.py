@@ -30,6 +30,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import _synergy_parts as parts
+from benchmarks._results import write_json
 from benchmarks._synergy_pictures import heat_map
 from benchmarks.step_supervision import rounded
 from benchmarks.svamp import machine
@@ -297,8 +298,7 @@ def main(arguments: list[str] | None = None) -> int:
     work = parts.Work(runs, given.seed, scale)
     found = rounded(grid(replace(work, say=Progress(planned(work, given.rows))), given.rows))
     if given.json:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        write_text(given.json, json.dumps(found))
+        write_json(given.json, found, indent=None)
     if given.pictures:
         given.pictures.mkdir(parents=True, exist_ok=True)
         write_text(given.pictures / "synergy.svg", heat_map(found["rows"], COLUMNS, found["k"]))

@@ -11,23 +11,21 @@ DIR, so the command may be stopped and given again.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import _teaching_parts as parts
+from benchmarks._results import folder_of, points, study_parser, write_json
 from benchmarks.step_supervision import rounded
 from benchmarks.svamp import machine
 from maieutic.core.crossed import crossed
 from maieutic.core.intervals import paired_difference
-from maieutic.run.durable import write_text
 
 #: (new, old): which students are compared on the same problems.
 PAIRS = (
@@ -140,45 +138,27 @@ def table(results: Sequence[Mapping[str, Any]], found: Mapping[str, Mapping[str,
         lines.append(f"| {name}: {MEANINGS[name]} | {cells} | {statistics.fmean(values):.1f} | {right} |")
     lines += ["", f"| difference | {seeds} | seeds and problems |", "|---" * (len(results) + 2) + "|"]
     for name, each in found.items():
-        scale = 1 if "reward" in name else 100
-        cells = " | ".join(_shown(one, scale) for one in each["seeds"])
-        lines.append(f"| {name} | {cells} | {_shown(each['both'], scale)} |")
+        form = (1, 2) if "reward" in name else (100, 1)
+        cells = " | ".join(points(one, *form) for one in each["seeds"])
+        lines.append(f"| {name} | {cells} | {points(each['both'], *form)} |")
     return "\n".join(lines)
-
-
-def _shown(value: Mapping[str, Any], scale: int) -> str:
-    digits = 2 if scale == 1 else 1
-    if value["low"] is None:
-        return f"{scale * value['value']:+.{digits}f}"
-    low, high = scale * value["low"], scale * value["high"]
-    return f"{scale * value['value']:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Make what is missing, and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, help="seeds 1 … N (3; with --quick 1)")
-    parser.add_argument("--quick", action="store_true", help="one seed, few and short problems")
-    parser.add_argument("--runs", type=Path, help="where everything is kept (runs/teaching, or runs/teaching-quick)")
-    parser.add_argument("--json", type=Path, help="where what was found is written")
-    given = parser.parse_args(arguments)
+    given = study_parser(__doc__, "teaching", "one seed, few and short problems").parse_args(arguments)
     torch.set_num_threads(1)
     sizes = parts.QUICK if given.quick else parts.Sizes()
-    runs = given.runs or Path("runs") / ("teaching-quick" if given.quick else "teaching")
-    runs.mkdir(parents=True, exist_ok=True)
-    told, note = json.dumps(asdict(sizes)), runs / "sizes.json"
-    if note.exists() and note.read_text() != told:
-        print(f"{runs} holds a study of other sizes; give another --runs", file=sys.stderr)
+    runs = folder_of(given, "teaching", sizes)
+    if runs is None:
         return 2
-    write_text(note, told)
     results: list[dict[str, Any]] = []
     for number in range(1, (given.seeds or (1 if given.quick else 3)) + 1):
         results.append(make(parts.Seed(runs / str(number), number, sizes)))
         found = differences(results)
         if given.json:
             data = {"machine": machine(), "sizes": asdict(sizes), "seeds": results, "differences": found}
-            given.json.parent.mkdir(parents=True, exist_ok=True)
-            write_text(given.json, json.dumps(rounded(data)))
+            write_json(given.json, rounded(data), indent=None)
     print(machine())
     print("\n" + table(results, found))
     return 0

@@ -25,6 +25,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmarks._results import write_json
 from maieutic.backends.local import LocalLearner, Optimiser
 from maieutic.core.kl import corrected_k3, k3
 from maieutic.core.losses import (
@@ -264,7 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     made = compare(given.trl_python)
     if given.json:
-        given.json.write_text(json.dumps(made, indent=1))
+        write_json(given.json, made)
     print(f"trl {made['trl']}, torch {made['torch']}, {made['machine']}, float32\n")
     print(table(made))
     wrong = [n for n, row in made["cases"].items() if any(row[what] > TOLERANCE for what in row["same"])]

@@ -14,7 +14,6 @@ own forward over padded rows. Optimiser and clipping are in it. Both are run in 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ import torch
 
 from benchmarks._clock import Clock, best_in_turn
 from benchmarks._operations import Lengths, Shape, shape_of, update
+from benchmarks._results import write_json
 from benchmarks._shapes import SIZES, random_model
 from benchmarks.svamp import machine
 from maieutic.algorithms import grpo
@@ -193,7 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(given.threads)
     made = sweep(given)
     if given.json:
-        given.json.write_text(json.dumps(made, indent=1))
+        write_json(given.json, made)
     print(f"{made['machine']}, {made['device']}, {made['clock']} seconds; peak {made['peak_gflops']:.0f} GFLOP/s\n")
     print(table(made))
     return 0

@@ -47,7 +47,7 @@ class Screen:
         """The result for programs, if `--json` asked for it. A number that is not finite becomes null."""
         if self.json is None:
             return
-        text = json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps(finite(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         if self.json == "-":
             sys.stdout.write(text)
             sys.stdout.flush()
@@ -98,11 +98,12 @@ def _console(*, to_stderr: bool) -> Console:
     return Console(file=stream, width=WIDTH_OF_A_FILE if plain else None)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same as JSON can say it: what is no number (NaN, infinite) is None, and keys are texts."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(inner) for key, inner in value.items()}
+        return {str(key): finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
