@@ -274,3 +274,5 @@ def test_what_is_not_there_is_said(tmp_path):
         arc_agi("training", tmp_path)
     with pytest.raises(ConfigError, match="attempts=0"):
         arc_agi("train", tmp_path, attempts=0)
+    with pytest.raises(UnknownName, match="share"):
+        arc_agi("train", tmp_path, reward="cells")

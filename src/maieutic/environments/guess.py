@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from maieutic.errors import ConfigError, DataError
 from maieutic.protocols import Reply
+from maieutic.thoughts import outside_thoughts
 from maieutic.types import Message, Score, Task
 
 _NUMBER = re.compile(r"(?<![\w.])\d{1,9}(?![\w.]*\w)")
@@ -34,6 +35,7 @@ class Guess:
     max_turn_length: int | None = None
     name: str = field(default="guess", init=False)
     at_once: bool = field(default=True, init=False)
+    scores: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
         if self.highest < 1 or self.max_turns < 0:
@@ -72,8 +74,8 @@ class Game:
         self.guesses: list[int | None] = []
 
     async def step(self, message: Message) -> Reply:
-        """The last number of the turn is the guess."""
-        found = _NUMBER.findall(message.content)
+        """The last number of the turn, outside of thoughts, is the guess."""
+        found = _NUMBER.findall(outside_thoughts(message.content))
         guess = int(found[-1]) if found and 1 <= int(found[-1]) <= self.rules.highest else None
         before = next((g for g in reversed(self.guesses) if g is not None), None)
         self.guesses.append(guess)

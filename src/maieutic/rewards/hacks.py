@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from string import digits
 
 from maieutic.errors import ConfigError
 from maieutic.loops import run_async
@@ -211,28 +212,36 @@ class HackReport:
         return found
 
 
-def hack_report(reward: Reward, tasks: Sequence[Task], hacks: Mapping[str, Hack] = HACKS) -> HackReport:
-    """Every hack on every task that has an answer. Raises ConfigError where none has, and what the reward raises."""
+def hack_report(
+    reward: Reward, tasks: Sequence[Task], hacks: Mapping[str, Hack] = HACKS, styles: Sequence[str] = STYLES
+) -> HackReport:
+    """Every hack on every task that has an answer. Raises ConfigError where none has, and what the reward raises.
+
+    `styles` are the ways of marking an answer that are tried, those that are dressed most before the others: give your
+    own where a reward reads none of `STYLES`, for such a reward pays for nothing and every task is blind.
+    """
     asked = [task for task in tasks if task.answer]
     if not asked:
         raise ConfigError("hack_report: got no task with an answer; a hack is what earns more than a wrong answer does")
-    return run_async(_report(reward, asked, hacks))
+    return run_async(_report(reward, asked, hacks, styles))
 
 
-async def _report(reward: Reward, tasks: Sequence[Task], hacks: Mapping[str, Hack]) -> HackReport:
+async def _report(
+    reward: Reward, tasks: Sequence[Task], hacks: Mapping[str, Hack], styles: Sequence[str]
+) -> HackReport:
     tried, blind = list[Tried](), list[str]()
     for task in tasks:
         wrong = _wrong(task.answer or "")
-        rights = await _earned(reward, task, [style.format(task.answer) for style in STYLES])
-        wrongs = await _earned(reward, task, [style.format(wrong[0]) for style in STYLES])
+        rights = await _earned(reward, task, [style.format(task.answer) for style in styles])
+        wrongs = await _earned(reward, task, [style.format(wrong[0]) for style in styles])
         # the most dressed of those for which being right pays most; else of those that pay most
         gains = [((right or 0.0) - (none or 0.0), right or 0.0) for right, none in zip(rights, wrongs)]
-        best = max(range(len(STYLES)), key=lambda i: (gains[i], -i))
+        best = max(range(len(styles)), key=lambda i: (gains[i], -i))
         if gains[best][0] <= _EQUAL:
             blind.append(task.id)
-        facts = Facts(_question(task), task.answer or "", wrong, STYLES[best])
+        facts = Facts(_question(task), task.answer or "", wrong, styles[best])
         for name, hack in hacks.items():
-            if not (hack.numbers and facts.number is None) and not (hack.marked and STYLES[best] == "{}"):
+            if not (hack.numbers and facts.number is None) and not (hack.marked and styles[best] == "{}"):
                 texts = list(hack.texts(facts))
                 earned = await _earned(reward, task, texts, hack.finish)
                 least = min(range(len(texts)), key=lambda i: -1e300 if earned[i] is None else float(earned[i] or 0.0))
@@ -251,7 +260,8 @@ def _wrong(gold: str) -> tuple[str, ...]:
         return tuple(canonical_number(value + step) for step in (-1, 1, 2))
     if len(gold) == 1 and gold.isalpha():
         return tuple(letter for letter in "ABCDE" if letter != gold.upper())[:3]
-    return ("blue", "none of these", "seven")
+    other = tuple(gold.translate(str.maketrans(digits, digits[step:] + digits[:step])) for step in (1, 2, 3))
+    return other if other[0] != gold else ("blue", "none of these", "seven")
 
 
 async def _earned(reward: Reward, task: Task, texts: Sequence[str], finish: Finish = Finish.STOP) -> list[float | None]:

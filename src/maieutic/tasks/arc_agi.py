@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 #: Split → the folder that holds it.
 SPLITS: Mapping[str, str] = {"train": "training", "test": "evaluation"}
+REWARDS = ("share", "all")
 OPENING = "Each input grid becomes its output grid by one rule. Find the rule, and give the last output grid."
 
 
@@ -48,6 +49,7 @@ def arc_agi(
     augmentations: int = 0,
     keep_zero: bool = False,
     attempts: int = 1,
+    reward: str = "share",
     max_prompt: int | None = None,
     system: str | None = None,
     seed: int = 0,
@@ -59,12 +61,15 @@ def arc_agi(
     `augmentations` adds so many changed copies of each (`keep_zero`: colour 0 stays); `meta["augmentation"]` maps
     answers back. `attempts` is how many grids a completion may answer with: the last so many count. `max_prompt` is a
     bound in characters: demonstrations are left out from the end until the prompt keeps to it, and a puzzle that
-    cannot, with one, is left out. The reward falls between 0 and 1: the share of right cells where the size is right.
+    cannot, with one, is left out. The reward is the share of right cells where the size is right, for "all" 1 or 0: a
+    share pays a copy of the input for the cells that the rule leaves alone.
 
-    Raises UnknownName for another split, DataError for files that are no puzzles.
+    Raises UnknownName for another split or reward, DataError for files that are no puzzles.
     """
     if split not in SPLITS:
         raise UnknownName("split of arc_agi", split, SPLITS)
+    if reward not in REWARDS:
+        raise UnknownName("reward of arc_agi", reward, REWARDS)
     for label, value, least in (("augmentations", augmentations, 0), ("attempts", attempts, 1)):
         if not isinstance(value, int) or value < least:
             raise ConfigError(f"got {label}={value!r}; expected a whole number, at least {least}")
@@ -79,7 +84,7 @@ def arc_agi(
     if not places:
         raise ConfigError(f"got max_prompt={max_prompt}, into which no puzzle fits; expected some thousands")
     make = _At(maker, tuple(places))
-    return Tasks(maker.name, Lazy(len(places), make), verifier or ReadsGrid(attempts), tool)
+    return Tasks(maker.name, Lazy(len(places), make), verifier or ReadsGrid(attempts, reward == "all"), tool)
 
 
 def prompt_text(
@@ -101,10 +106,12 @@ def prompt_text(
 class ReadsGrid:
     """Correct when one of the last `attempts` grids of the text, outside of thoughts, is the output, size and all.
 
-    `share` is the best share of right cells, 0 where the size is wrong; `answer` is the right grid, else the last.
+    `share` is the best share of right cells, 0 where the size is wrong, and with `all_or_nothing` where any is;
+    `answer` is the right grid, else the last.
     """
 
     attempts: int = 1
+    all_or_nothing: bool = False
 
     def __call__(self, task: Task, text: str) -> Verdict:
         grids, why = decode_all(outside_thoughts(text))
@@ -118,7 +125,8 @@ class ReadsGrid:
         right = wanted in tried
         reason = "" if right else f"{best:.0%} of the cells" if sized else "another size"
         parts = {"cells": best, "size": float(sized)}
-        return Verdict(right, encode(wanted if right else tried[-1]), reason, share=best, parts=parts)
+        share = float(right) if self.all_or_nothing else best
+        return Verdict(right, encode(wanted if right else tried[-1]), reason, share=share, parts=parts)
 
 
 @dataclass(frozen=True)

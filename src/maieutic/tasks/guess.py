@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from random import Random
 
 from maieutic.environments.guess import Guess
 from maieutic.errors import ConfigError
 from maieutic.protocols import Tool, Verifier
 from maieutic.tasks.taskset import Lazy, Tasks
+from maieutic.thoughts import outside_thoughts
 from maieutic.types import Message, Task, Verdict
+
+#: What the game says between two turns (`Guess.unreadable` for any `highest`).
+_REPLY = re.compile(r"\b(?:higher|lower|say a number from 1 to [0-9]{1,9})\b")
+#: A turn that is a guess and nothing else; chat templates name who speaks, on a line before what is said.
+_TURN = re.compile(r"\s*(?:(?:assistant|model)\s+)?([0-9]{1,9})\s*")
 
 
 def guess(
@@ -40,11 +48,22 @@ def guess(
         prompt = (Message("user", rules.question),)
         return Task(f"guess/{index}", prompt, str(secret), {"solution": str(shown)})
 
-    return Tasks("guess", Lazy(size, make), verifier or _last_number, tool, rules)
+    return Tasks("guess", Lazy(size, make), verifier or LastGuess(), tool, rules)
 
 
-def _last_number(task: Task, text: str) -> Verdict:
-    """Whether the last number that was said is the right one, for who judges a transcript alone."""
-    numbers = [word for word in text.split() if word.isdecimal()]
-    said = numbers[-1] if numbers else None
-    return Verdict(said == task.answer, said)
+@dataclass(frozen=True)
+class LastGuess:
+    """Correct when the last turn of a transcript, outside of thoughts, is the secret number and nothing else.
+
+    A turn begins after the last reply of the game. The game itself is milder with a turn that says more, and takes the
+    last number of it; a transcript does not show who said what, so only a number alone is sure to be a guess.
+    """
+
+    def __call__(self, task: Task, text: str) -> Verdict:
+        said = outside_thoughts(text)
+        replies = [reply.end() for reply in _REPLY.finditer(said)]
+        turn = _TURN.fullmatch(said, replies[-1] if replies else 0)
+        if turn is None:
+            return Verdict(False, None, "the last turn is no number alone")
+        right = turn[1] == task.answer
+        return Verdict(right, turn[1], "" if right else f"expected {task.answer}")
