@@ -16,6 +16,7 @@ from maieutic.cli.compare import compare
 from maieutic.cli.demo import demo
 from maieutic.cli.distil import distil
 from maieutic.cli.evaluate import evaluate
+from maieutic.cli.groups import examples
 from maieutic.cli.plan import plan
 from maieutic.cli.reward import reward
 from maieutic.cli.sample import sample
@@ -104,11 +105,6 @@ EXAMPLES = {
 }
 
 
-def _examples(verb: str) -> str:
-    """The examples at the end of a verb's help; blank lines keep them apart."""
-    return "Examples:\n\n" + "\n\n".join(f"[bold cyan]{line}[/]" for line in EXAMPLES[verb])
-
-
 VERBS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "train": train,
@@ -127,7 +123,7 @@ VERBS: dict[str, Callable[..., None]] = {
 for verb, function in VERBS.items():
     app.command(
         verb,
-        epilog=_examples(verb),
+        epilog=examples(EXAMPLES[verb]),
         no_args_is_help=verb in ("teach", "distil", "plan", "eval", "compare", "sweep", "search", "sample", "show"),
     )(function)
 app.add_typer(reward)

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maieutic.cli import complete
-from maieutic.cli.reward_train import interrupted
-from maieutic.cli.running import carry_out
+from maieutic.cli.running import ConfigFile, carry_out
 from maieutic.cli.screen import Json, Quiet, Screen, screen, table
 from maieutic.cli.train import check, conclude
+from maieutic.run.interrupt import interrupted
 
 if TYPE_CHECKING:
     from maieutic.config.teaching import DistilConfig
@@ -19,9 +18,7 @@ if TYPE_CHECKING:
 
 def distil(
     context: typer.Context,
-    config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="A TOML file of settings.", autocompletion=complete.configs)
-    ],
+    config: ConfigFile,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: collect.candidates=4.")
     ] = None,

@@ -37,6 +37,11 @@ Options = Annotated[
         help="An option of the taskset; may be repeated. The split is test unless it is set.",
     ),
 ]
+TrainOptions = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="An option of the taskset. The split is train unless set."),
+]
+Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="The first so many tasks only.")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, …")]
 Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads.")]
 Template = Annotated[

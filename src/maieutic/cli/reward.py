@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import typer
-
+from maieutic.cli.groups import group
 from maieutic.cli.reward_audit import audit_reward
 from maieutic.cli.reward_label import label_steps
 from maieutic.cli.reward_train import train_reward
@@ -45,13 +44,9 @@ EXAMPLES: dict[str, list[str]] = {
     ],
 }
 
-reward = typer.Typer(
-    name="reward",
-    help="Try rewards before a run trusts them; label steps; train and audit reward models.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+reward = group(
+    "reward",
+    "Try rewards before a run trusts them; label steps; train and audit reward models.",
+    COMMANDS,
+    EXAMPLES,
 )
-for command, function in COMMANDS.items():
-    ending = "Examples:\n\n" + "\n\n".join(f"[bold cyan]{line}[/]" for line in EXAMPLES[command])
-    reward.command(command, epilog=ending, no_args_is_help=True)(function)

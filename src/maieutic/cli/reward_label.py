@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from maieutic.cli.models import Device, Length, ModelName, TaskName, Template, Threads, load
-from maieutic.cli.reward_train import interrupted
+from maieutic.cli.models import Device, Length, Limit, ModelName, TaskName, Template, Threads, TrainOptions, load
 from maieutic.cli.screen import Json, Quiet, Screen, screen, table, writable
 from maieutic.cli.values import settings, taskset
 from maieutic.errors import ConfigError, UnknownName
+from maieutic.run.interrupt import interrupted
 
 #: Name → the label of steps behind the first error, where nothing was asked.
 AFTER = {"wrong": 0.0, "none": None}
@@ -25,10 +25,6 @@ Search = Annotated[
 After = Annotated[
     str, typer.Option(metavar="LABEL", help="Of steps behind the first error that were not asked: wrong or none.")
 ]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="An option of the taskset. The split is train unless set."),
-]
 
 
 def label_steps(
@@ -36,7 +32,7 @@ def label_steps(
     model: ModelName,
     task: TaskName,
     out: Out = None,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="The first so many tasks only.")] = None,
+    limit: Limit = None,
     samples: Annotated[int, typer.Option(min=1, metavar="N", help="Solutions of each task.")] = 4,
     continuations: Annotated[int, typer.Option(min=1, metavar="N", help="From the end of each step.")] = 8,
     search: Search = "all",
@@ -45,7 +41,7 @@ def label_steps(
     delimiter: Annotated[str, typer.Option(metavar="TEXT", help="What steps end in; \\n is a line break.")] = "\\n",
     temperature: Annotated[float, typer.Option(metavar="T", help="Of solutions and continuations.")] = 1.0,
     max_completion_length: Length = None,
-    options: Settings = None,
+    options: TrainOptions = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seeds everything that is drawn.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in the file.")] = False,
     template: Template = None,

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +12,7 @@ import typer
 from maieutic.cli import complete
 from maieutic.cli.screen import Json, Quiet, Screen, screen, table
 from maieutic.errors import ConfigError
+from maieutic.run.interrupt import interrupted
 
 if TYPE_CHECKING:
     from maieutic.config.reward_training import RewardTrainConfig
@@ -107,26 +105,6 @@ def _carry_out(
             shown.show(f"train {config.kind} model", done, total, said)
 
         return train_reward_model(config, out, resume=resume, watch=watch, stop=stop.is_set)
-
-
-@contextmanager
-def interrupted() -> Iterator[threading.Event]:
-    """The first Ctrl-C asks for a stop at the next step's end; the second one stops at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 #: Measure → what it says.

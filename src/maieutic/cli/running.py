@@ -5,13 +5,26 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from maieutic.cli import complete
 from maieutic.cli.screen import Screen
 
 if TYPE_CHECKING:
     from maieutic.config import Config
     from maieutic.report.measured import Measured
+
+ConfigFile = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="A TOML file of settings.", autocompletion=complete.configs)
+]
+RunFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="The run's folder.", show_default="runs/<name>", autocompletion=complete.runs),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that is in the folder.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")]
 
 
 def carry_out(

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maieutic.cli import complete
-from maieutic.cli.models import Device, Length, ModelName, Options, TaskName, Template, Threads, load
-from maieutic.cli.reward_train import interrupted
+from maieutic.cli.models import Device, Length, Limit, ModelName, Options, TaskName, Template, Threads, load
 from maieutic.cli.screen import Json, Quiet, Screen, screen, table
 from maieutic.cli.values import settings, taskset
 from maieutic.errors import ConfigError, UnknownName
+from maieutic.run.interrupt import interrupted
 
 if TYPE_CHECKING:
     from maieutic.run.searching import Asking, Method
@@ -52,7 +52,7 @@ def search(
         str | None,
         typer.Option(metavar="TEXT", help="What steps end in, for searches over steps. \\n: a line break."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="The first so many tasks only.")] = None,
+    limit: Limit = None,
     temperature: Annotated[float, typer.Option(min=0, metavar="T", help="Of the samples.")] = 1.0,
     out: Out = None,
     max_completion_length: Length = None,

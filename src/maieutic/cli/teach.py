@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maieutic.cli import complete
-from maieutic.cli.running import carry_out
+from maieutic.cli.running import ConfigFile, DryRun, Resume, RunFolder, carry_out
 from maieutic.cli.screen import Json, Quiet, screen
 from maieutic.cli.train import check, conclude, say_plan
 
@@ -18,18 +17,13 @@ if TYPE_CHECKING:
 
 def teach(
     context: typer.Context,
-    config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="A TOML file of settings.", autocompletion=complete.configs)
-    ],
+    config: ConfigFile,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: rl.steps=10.")
     ] = None,
-    run: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="The run's folder.", show_default="runs/<name>", autocompletion=complete.runs),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is in the folder.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")] = False,
+    run: RunFolder = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
     json: Json = None,
     quiet: Quiet = False,
 ) -> None:

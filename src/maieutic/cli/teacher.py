@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maieutic.cli.models import Device, TaskName, Template, Threads, found_model
+from maieutic.cli.groups import group
+from maieutic.cli.models import Device, Limit, TaskName, Template, Threads, TrainOptions, found_model
 from maieutic.cli.screen import Json, Quiet, Screen, screen, table, writable
 from maieutic.cli.values import settings, taskset, template_of
 from maieutic.errors import ConfigError, UnknownName
@@ -31,11 +32,6 @@ Url = Annotated[str | None, typer.Option(metavar="URL", help="Of a server that s
 Key = Annotated[
     str | None, typer.Option("--api-key-env", metavar="NAME", help="The environment variable that holds its key.")
 ]
-Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="The first so many tasks only.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="An option of the taskset. The split is train unless set."),
-]
 
 
 def record_teacher(
@@ -52,7 +48,7 @@ def record_teacher(
     api_key_env: Key = None,
     numbers: Annotated[str, typer.Option(metavar="NAME", help="float32, or float16 in half the space.")] = "float32",
     limit: Limit = None,
-    options: Settings = None,
+    options: TrainOptions = None,
     template: Template = None,
     device: Device = "cpu",
     threads: Threads = None,
@@ -89,7 +85,7 @@ def _record(
     limit: int | None,
 ) -> dict[str, Any]:  # fmt: skip
     from maieutic.cli.progress import display
-    from maieutic.cli.reward_train import interrupted
+    from maieutic.run.interrupt import interrupted
     from maieutic.run.recording import record
     from maieutic.teachers.records import Origin, fingerprint
 
@@ -145,7 +141,7 @@ def write_teacher(
     url: Url = None,
     api_key_env: Key = None,
     limit: Limit = None,
-    options: Settings = None,
+    options: TrainOptions = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in the file.")] = False,
     device: Device = "cpu",
     threads: Threads = None,
@@ -183,7 +179,7 @@ def _write(
     device: str,
 ) -> dict[str, Any]:  # fmt: skip
     from maieutic.cli.progress import display
-    from maieutic.cli.reward_train import interrupted
+    from maieutic.run.interrupt import interrupted
     from maieutic.run.judges import respondent
     from maieutic.run.recording import write_solutions
     from maieutic.teachers.written import Writer
@@ -229,13 +225,9 @@ EXAMPLES: dict[str, list[str]] = {
     ],
 }
 
-teacher = typer.Typer(
-    name="teacher",
-    help="Write down what a teacher says of solutions, or solutions of its own, for students to learn from.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+teacher = group(
+    "teacher",
+    "Write down what a teacher says of solutions, or solutions of its own, for students to learn from.",
+    COMMANDS,
+    EXAMPLES,
 )
-for name, function in COMMANDS.items():
-    ending = "Examples:\n\n" + "\n\n".join(f"[bold cyan]{line}[/]" for line in EXAMPLES[name])
-    teacher.command(name, epilog=ending, no_args_is_help=True)(function)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maieutic.cli import complete
-from maieutic.cli.running import carry_out, measurements, write_report
+from maieutic.cli.running import DryRun, Resume, RunFolder, carry_out, measurements, write_report
 from maieutic.cli.screen import Json, Quiet, Screen, screen
 from maieutic.errors import ConfigError
 
@@ -28,16 +28,13 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: stages.0.steps=10.")
     ] = None,
-    run: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="The run's folder.", show_default="runs/<name>", autocompletion=complete.runs),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is in the folder.")] = False,
+    run: RunFolder = None,
+    resume: Resume = False,
     acknowledge: Annotated[
         list[str] | None,
         typer.Option(metavar="GUARD", help="With --resume: go on past this guard's alarm (all: past every one)."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")] = False,
+    dry_run: DryRun = False,
     seed: Annotated[int | None, typer.Option(metavar="N", help="The same as --set seed=N.")] = None,
     json: Json = None,
     quiet: Quiet = False,

@@ -13,16 +13,14 @@ import importlib.metadata
 import json
 import logging
 import platform
-import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from maieutic.clock import listening, phase
@@ -43,6 +41,7 @@ from maieutic.run.checkpoints import Checkpoint, Checkpoints
 from maieutic.run.directory import RunDirectory
 from maieutic.run.frozen import check_adapters
 from maieutic.run.guarding import Guarding, changes_only_guards, rules_of, truth_of
+from maieutic.run.interrupt import interrupted
 from maieutic.run.memory import with_memory
 from maieutic.run.overlap import cores_of
 from maieutic.run.setup import Setup, set_up
@@ -114,7 +113,7 @@ class Runner:
             return done
         self.backend = make_backend(self.config)
         names = [stage.name for stage in self.config.stages]
-        with Store(self.directory.database) as self.store, _first_interrupt(self.stop):
+        with Store(self.directory.database) as self.store, interrupted(self.stop):
             newest = self._rewind(names)
             self._note_beginning(names, newest)
             self.peak = machine_peak(self.store, names[0], self.backend.device)
@@ -315,25 +314,6 @@ class Runner:
             times = {f"time/evaluation/{name}": time.perf_counter() - clock}
             self.store.write_evaluation(stage, step, name, json.loads(made.to_json()), times)
             self.watch.evaluated(stage, name, made)
-
-
-@contextmanager
-def _first_interrupt(stop: threading.Event) -> Iterator[None]:
-    """The first Ctrl-C asks for a stop at the next step's end; the second one stops at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def config_text(config: Config, folder: Path, *, resume: bool) -> str:
