@@ -5,9 +5,12 @@ import re
 
 import pytest
 import search_tree as tree
+from search_letters import Continues, Letters
 
 from maieutic.backends.toy import STOP
-from maieutic.errors import ConfigError
+from maieutic.errors import ConfigError, DataError, UnknownName
+from maieutic.protocols import Sampling
+from maieutic.search import Question
 from maieutic.search.beam import Beam
 from maieutic.search.prefix import EMPTY, Growth
 from maieutic.search.spending import Purse
@@ -76,6 +79,84 @@ def test_beams_that_say_the_same_are_one_and_ended_beams_make_room():
     assert all(each.completion.finish is Finish.STOP for each in found.candidates)
 
 
+#: Values of beginnings, of two chains that are whole after a step: A (.9 .9 .3 .9) and B (.6 .6 .6 .6), and C (.7 .8).
+PATHS = {"a": (0.9, 0.9, 0.3, 0.9), "b": (0.6, 0.6, 0.6, 0.6), "c": (0.7, 0.8)}
+
+
+def letter(key: str) -> str:
+    """The three siblings of the first step begin with a, b and c; later steps go on with the same letter."""
+    return "abc"[int(key.rpartition("/")[2]) % 3]
+
+
+def paths(shown: str, key: str) -> str:
+    text = shown.removeprefix("?")
+    mine = text[0] if text else letter(key)
+    return "." if text.count(";") == len(PATHS[mine]) - 1 else f"{mine};"
+
+
+def along(_prompt, rows):
+    """The value of each beginning: that of its last step, an end being a step."""
+    texts = [Letters().decode(row) for row in rows]
+    return [PATHS[text[0]][text.count(";") - (row[-1] != 0)] for text, row in zip(texts, rows, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "answer", "scores"),
+    [
+        ("last", "a", {"a": 0.9, "b": 0.6, "c": 0.8}),
+        ("min", "c", {"a": 0.3, "b": 0.6, "c": 0.7}),
+        ("prod", "c", {"a": 0.2187, "b": 0.1296, "c": 0.56}),  # .9 · .9 · .3 · .9; .6⁴; .7 · .8, the shorter
+    ],
+)
+def test_what_the_answer_is_chosen_by(aggregate, answer, scores):
+    found = letters(3, 1, aggregate=aggregate)
+    got = {each.text[0]: each.score for each in found.candidates}
+    assert got == pytest.approx(scores)
+    assert found.answer[0] == max(got, key=got.get) == answer
+    assert [row["kept"] for row in found.log] == [True] * (4 + 4 + 2)  # what goes on is kept by its last value
+    assert found.cost == letters(3, 1).cost
+
+
+def letters(beams: int, children: int, script=paths, values=along, **options):
+    chat = Letters()
+    search = Beam(
+        Continues(script), chat, lambda text: text or None, values=values, beams=beams, children=children,
+        delimiter=";", **options,
+    )  # fmt: skip
+    asked = Question(chat.encode("?"), Sampling(12, 1.0, chat.stop_ids, "k"))
+    return asyncio.run(search.solve(asked, 1000))
+
+
+def test_beams_apart_compete_with_their_siblings_only():
+    """Six first steps, a b c a b c, worth .9 .6 .7. Together the three different ones are kept; apart, of (a b) a, of
+    (c a) a, of (b c) c."""
+    together = letters(3, 2)
+    assert [row["step"] for row in together.log if row["depth"] == 1 and row["kept"]] == ["a;", "b;", "c;"]
+    assert len([row for row in together.log if row["depth"] == 1]) == 3
+    apart = letters(3, 2, apart=True)
+    first = [(row["step"], row["kept"]) for row in apart.log if row["depth"] == 1]
+    assert first == [("a;", True), ("b;", False), ("c;", False), ("a;", True), ("b;", False), ("c;", True)]
+    # two subtrees say the same, each with samples of its own
+    assert sorted(each.text for each in apart.candidates) == ["a;a;a;", "a;a;a;", "c;"]
+
+
+def test_one_beam_apart_is_one_beam():
+    for key in "xyz":
+        assert solve(beam(beams=1, children=4), key=key) == solve(beam(beams=1, children=4, apart=True), key=key)
+
+
+def test_beams_that_vote():
+    """Apart, a ends twice with .5 each, and c once with .8: c is the best, and a has the larger sum."""
+
+    def values(prompt, rows):
+        return [0.5 if row[-1] == 0 and row[0] == ord("a") else value for row, value in zip(rows, along(prompt, rows))]
+
+    assert letters(3, 2, values=values, apart=True).answer == "c;"
+    voted = letters(3, 2, values=values, apart=True, vote=True)
+    assert voted.answer == "a;a;a;"
+    assert voted.best.score == 0.5
+
+
 def test_a_depth_that_is_too_small_leaves_what_is_cut():
     found = solve(beam(beams=2, children=3, depth=2))
     assert {each.completion.finish for each in found.candidates} == {Finish.LENGTH}
@@ -101,6 +182,11 @@ def test_the_same_seed_is_the_same_search_and_tools_see_the_whole():
 def test_what_cannot_be():
     with pytest.raises(ConfigError, match="expected at least 1"):
         beam(beams=0)
+    with pytest.raises(UnknownName, match="did you mean 'prod'"):
+        beam(aggregate="prd")
+    for options, said in (({"aggregate": "prod"}, "below 0"), ({"vote": True}, "at least 0")):
+        with pytest.raises(DataError, match=said):
+            letters(3, 1, values=lambda prompt, rows: [-0.5] * len(rows), **options)
     with pytest.raises(ConfigError, match="an expression"):
         Growth(tree.CHAT, re.compile("; "))
     with pytest.raises(ConfigError, match="step_tokens=0"):

@@ -21,7 +21,7 @@ from maieutic.search.judges import judged, of_critic, of_model, signed, texts
 PROMPT = tuple(range(5, 29))
 #: What the searches of this package that sample by steps or votes are asked with.
 ASKED = {"delimiter": ";", "step_tokens": 4, "simulations": 6, "depth": 4, "children": 3, "samples": 4}
-OURS = ("greedy", "vote", "weighted_vote", "best_of_n", "beam", "thoughts", "thoughts_dfs", "mcts", "uct")
+OURS = ("greedy", "vote", "weighted_vote", "best_of_n", "beam", "thoughts", "thoughts_dfs", "mcts", "uct", "particles")
 
 
 class Counted:
@@ -85,14 +85,20 @@ def word_of(chat) -> str:
     return next(w for i in range(6, 30) if (w := chat.decode((i,)).strip()) and len(chat.tokens_ending(w)) == 1)
 
 
-@pytest.mark.parametrize("name", ["beam", "thoughts", "mcts", "uct", "best_of_n"])
-def test_what_is_at_hand_is_not_read_again_and_changes_nothing(model, name: str):
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("beam", {}), ("particles", {"particles": 6, "uneven": 1.0}), ("thoughts", {}), ("mcts", {}),
+        ("mcts", {"children": 1, "widen": 2.0}), ("uct", {}), ("best_of_n", {}),
+    ],
+)  # fmt: skip
+def test_what_is_at_hand_is_not_read_again_and_changes_nothing(model, name: str, more):
     chat = model.chat
     question = Question(PROMPT, Sampling(30, 1.0, frozenset({3}), "k"))
     results, counts = [], []
     for kept in (1 << 20, 0):
         sampler = Counted(engine(model, kept))
-        search = made(name, sampler, chat, delimiter=word_of(chat))
+        search = made(name, sampler, chat, delimiter=word_of(chat), **more)
         results.append(asyncio.run(search.solve(question, 400)))
         counts.append(sum(read for read, _ in sampler.calls))
     with_, without = results

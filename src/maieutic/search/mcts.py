@@ -12,25 +12,28 @@ What differs from both: steps of one kind (the task's delimiter ends them) inste
 valued when they are made, all in one call, and the root, which a process model cannot judge, is worth the mean of its
 children; a finished leaf is a simulation of its own, when it is first selected, and is then closed. So N(root) is the
 number of simulations, and N of a node is one more than its children's sum, or the same while it is being revisited.
+
+Children are sampled when a leaf is expanded, and no others, unless `widen` says so: then a node that a path comes
+through is given a further child while fewer than widen · N^alpha were sampled (progressive widening, see `visits`). It
+goes on from the same prefix, of which the engine still has the keys and values; what is newly chosen is paid for.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import ClassVar, Protocol
 
-from maieutic.core.selection import plurality
 from maieutic.errors import ConfigError, UnknownName
 from maieutic.protocols import Chat, Sampler
-from maieutic.search.found import Candidate, Cost, Found, Question, Read
+from maieutic.search.found import Cost, Found, Question, Read
 from maieutic.search.judges import Judge, judged
 from maieutic.search.prefix import EMPTY, Growth, Log, Prefix, distinct
+from maieutic.search.settling import CHOICES, Choice
 from maieutic.search.spending import Purse
-from maieutic.search.visits import Descent, Node, puct, uct, under_way
+from maieutic.search.visits import Descent, Node, Widening, puct, uct, under_way
 from maieutic.steps import DELIMITER, Delimiter
 
 
@@ -43,6 +46,8 @@ class MCTS:
     simulations   at most, unless the budget ends or nothing is left to be found.
     children      steps sampled of each node; those that say the same are one. `depth` steps at most.
     c             how much is explored. `first_play`, `revisit`: see `Descent`; `normalise`: see the top.
+    widen, alpha  C and α of progressive widening: a node has C · N^α children sampled, `children` at least. None: it
+                  keeps those that were sampled first.
     leaves        looked at together, so that the engine has more to batch; a visit under way counts as a lost one.
     choose        among finished ones: "value" (the best mean), "visits" (the path most walked), "vote" (the most
                   frequent answer). Ties at random, by the question's key.
@@ -62,6 +67,8 @@ class MCTS:
     first_play: float | None = field(default=None, kw_only=True)
     revisit: bool = field(default=False, kw_only=True)
     normalise: bool = field(default=False, kw_only=True)
+    widen: float | None = field(default=None, kw_only=True)
+    alpha: float = field(default=0.5, kw_only=True)
     leaves: int = field(default=1, kw_only=True)
     choose: str = field(default="value", kw_only=True)
     delimiter: Delimiter = field(default=DELIMITER, kw_only=True)
@@ -74,7 +81,7 @@ class MCTS:
 
     async def solve(self, question: Question, budget: int) -> Found:
         """See `Search`."""
-        descent = Descent(puct(self.c), self.first_play, revisit=self.revisit)
+        descent = Descent(puct(self.c), self.first_play, revisit=self.revisit, widening=_widening(self, question))
         growth = Growth(self.chat, self.delimiter, self.step_tokens, self.temperature)
         tree = Tree(Walk(self, growth, descent), question, Purse(self.sampler, budget))
         await tree.search(_ByJudge(self.values, self.terminal, self.normalise))
@@ -97,6 +104,8 @@ class UCT:
     children: int = field(default=3, kw_only=True)
     depth: int = field(default=5, kw_only=True)
     c: float = field(default=2.0, kw_only=True)
+    widen: float | None = field(default=None, kw_only=True)
+    alpha: float = field(default=0.5, kw_only=True)
     leaves: int = field(default=1, kw_only=True)
     choose: str = field(default="vote", kw_only=True)
     delimiter: Delimiter = field(default=DELIMITER, kw_only=True)
@@ -112,7 +121,8 @@ class UCT:
     async def solve(self, question: Question, budget: int) -> Found:
         """See `Search`."""
         growth = Growth(self.chat, self.delimiter, self.step_tokens, self.temperature)
-        tree = Tree(Walk(self, growth, Descent(uct(self.c))), question, Purse(self.sampler, budget))
+        descent = Descent(uct(self.c), widening=_widening(self, question))
+        tree = Tree(Walk(self, growth, descent), question, Purse(self.sampler, budget))
         await tree.search(_ByRollouts(self.score, self.rollouts))
         return tree.found(CHOICES[self.choose])
 
@@ -123,8 +133,20 @@ def _check(search: MCTS | UCT) -> None:
             f"{search.name}: got simulations={search.simulations}, children={search.children}, depth={search.depth}, "
             f"leaves={search.leaves}, c={search.c:g}; expected at least 1 each, and c of 0 or more"
         )
+    if (search.widen is not None and not 0 < search.widen < math.inf) or not 0 < search.alpha <= 1:
+        raise ConfigError(
+            f"{search.name}: got widen={search.widen}, alpha={search.alpha:g}; expected widen above 0 (or None) and "
+            "alpha above 0 and at most 1"
+        )
     if search.choose not in CHOICES:
         raise UnknownName("way to choose an answer", search.choose, CHOICES)
+
+
+def _widening(search: MCTS | UCT, question: Question) -> Widening | None:
+    temperature = question.sampling.temperature if search.temperature is None else search.temperature
+    if search.widen is None or temperature == 0:  # at 0 a further child says what the first one said
+        return None
+    return Widening(search.widen, search.alpha)
 
 
 @dataclass(frozen=True)
@@ -163,7 +185,8 @@ class Tree:
     async def search(self, valued: Valued) -> None:
         """Simulate until there were enough, the budget is spent, or everything is closed."""
         while self.root.visits < self.walk.search.simulations and self.purse.rest and not self.root.closed:
-            paths = self._select(min(self.walk.search.leaves, self.walk.search.simulations - self.root.visits))
+            left = self.walk.search.simulations - self.root.visits
+            paths = await self._select(min(self.walk.search.leaves, left), valued)
             leaves = [path[-1] for path in paths]
             await valued.before(self, leaves)
             await self._expand(leaves)
@@ -177,15 +200,28 @@ class Tree:
                 break
         await valued.after(self)
 
-    def _select(self, count: int) -> list[list[Node]]:
+    async def _select(self, count: int, valued: Valued) -> list[list[Node]]:
         paths: list[list[Node]] = []
         while len(paths) < count:
-            path = self.walk.descent.path(self.root, self.draw)
+            path = await self._descend(valued)
             if path is None or path[-1].pending:  # every other leaf is under way or closed
                 break
             under_way(path, 1)
             paths.append(path)
         return paths
+
+    async def _descend(self, valued: Valued) -> list[Node] | None:
+        """From the root to a leaf. What wants a child more on the way is given one, as long as there are tokens."""
+        descent = self.walk.descent
+        while (path := descent.path(self.root, self.draw)) is not None and path[-1].children is not None:
+            if not self.purse.rest:
+                return None
+            node = path[-1]
+            asked = [(node.prefix, 1, f"{node.number}/wider {node.sampled}")]
+            [family] = await self.walk.growth.grow(self.purse, self.question, asked)
+            await valued.later(self, node, self._adopt(node, family))
+            descent.close(path)
+        return path
 
     async def _expand(self, leaves: Sequence[Node]) -> None:
         search = self.walk.search
@@ -194,12 +230,22 @@ class Tree:
             self.purse, self.question, [(leaf.prefix, search.children, f"{leaf.number}") for leaf in open_]
         )
         for leaf, family in zip(open_, grown, strict=True):
-            for prefix in distinct(family, lambda each: each):
-                child = Node(prefix, leaf, prefix.step_probability)
-                child.number = self.log.add(prefix, leaf.number, leaf.prefix.text, prior=child.prior)
-                leaf.children = [*(leaf.children or ()), child]
-                if prefix.finish is not None:
-                    self.attempts.append(Attempt(prefix, child))
+            self._adopt(leaf, family)
+
+    def _adopt(self, node: Node, family: Sequence[Prefix]) -> list[Node]:
+        """The children that say something new, now the node's."""
+        known = [child.prefix for child in node.children or ()]
+        made = []
+        for prefix in distinct([*known, *family], lambda each: each)[len(known) :]:
+            child = Node(prefix, node, prefix.step_probability)
+            child.number = self.log.add(prefix, node.number, node.prefix.text, prior=child.prior)
+            made.append(child)
+            if prefix.finish is not None:
+                self.attempts.append(Attempt(prefix, child))
+        node.sampled += len(family)
+        if family:
+            node.children = [*(node.children or ()), *made]
+        return made
 
     def found(self, choose: Choice) -> Found:
         """The attempts as candidates; where nothing ended the longest beginnings: what is left open by a short one, and
@@ -212,7 +258,7 @@ class Tree:
         for node in nodes:
             if node.number is not None:
                 self.log.note(node.number, value=node.value, visits=node.visits, q=node.q)
-        chosen = choose(self, candidates, [each.node for each in done])
+        chosen = choose(self.root, self.draw, candidates, [each.node for each in done])
         return Found(tuple(candidates), chosen, self.purse.cost, self.log.told())
 
 
@@ -236,6 +282,10 @@ class Valued(Protocol):
         """A value each, now that they are expanded; None of one that the budget left nothing for."""
         ...
 
+    async def later(self, tree: Tree, parent: Node, made: Sequence[Node]) -> None:
+        """What must be known of children that their parent was given after it was expanded."""
+        ...
+
     async def after(self, tree: Tree) -> None:
         """What is to be known of the attempts when the search has ended."""
         ...
@@ -257,7 +307,17 @@ class _ByJudge:
 
     async def of(self, tree: Tree, leaves: Sequence[Node]) -> list[float | None]:
         """See `Valued`."""
-        fresh = [child for leaf in leaves for child in leaf.children or () if child.value is None]
+        await self._judge(tree, [child for leaf in leaves for child in leaf.children or () if child.value is None])
+        for leaf in leaves:
+            self._share(leaf)
+        return [self._worth(tree, leaf) for leaf in leaves]
+
+    async def later(self, tree: Tree, parent: Node, made: Sequence[Node]) -> None:
+        """See `Valued`."""
+        await self._judge(tree, made)
+        self._share(parent)
+
+    async def _judge(self, tree: Tree, fresh: Sequence[Node]) -> None:
         ends = [child for child in fresh if child.prefix.finish is not None and self.terminal is not None]
         others = [child for child in fresh if child not in ends]
         for judge, nodes in ((self.values, others), (self.terminal or self.values, ends)):
@@ -265,12 +325,13 @@ class _ByJudge:
             tree.purse.cost += Cost(judged=len(nodes))
             for node, value in zip(nodes, said, strict=True):
                 node.value = value
-        for leaf in leaves:
-            if self.normalise and leaf.children:
-                total = math.fsum(child.prior for child in leaf.children)
-                for child in leaf.children:
-                    child.prior /= total
-        return [self._worth(tree, leaf) for leaf in leaves]
+
+    def _share(self, parent: Node) -> None:
+        """Priors that add up to 1, where they are to."""
+        if self.normalise and parent.children:
+            total = math.fsum(child.prefix.step_probability for child in parent.children)
+            for child in parent.children:
+                child.prior = child.prefix.step_probability / total
 
     def _worth(self, tree: Tree, leaf: Node) -> float | None:
         over = leaf.prefix.finish is not None or leaf.prefix.depth >= tree.walk.search.depth
@@ -308,6 +369,9 @@ class _ByRollouts:
             leaf.value = math.fsum(own) / len(own) if own else None
         return [leaf.value for leaf in leaves]
 
+    async def later(self, tree: Tree, parent: Node, made: Sequence[Node]) -> None:
+        """See `Valued`: nothing."""
+
     async def after(self, tree: Tree) -> None:
         """See `Valued`: shares of all that was found, and scores of what was never visited."""
         await self._judge(tree, [each for each in tree.attempts if self.score is None or each.score is None])
@@ -326,41 +390,3 @@ class _ByRollouts:
 def share(answer: object, answers: Sequence[object]) -> float:
     """The share of attempts that give this answer; 0 for none."""
     return 0.0 if answer is None else answers.count(answer) / len(answers)
-
-
-#: (tree, candidates, the node of each or None) → the index of the one to answer with.
-Choice = Callable[[Tree, Sequence[Candidate], Sequence[Node | None]], int]
-
-
-def _by_value(tree: Tree, candidates: Sequence[Candidate], _nodes: Sequence[Node | None]) -> int:
-    able = [i for i, each in enumerate(candidates) if each.answer is not None] or list(range(len(candidates)))
-    top = max(candidates[i].score or 0.0 for i in able)
-    return tree.draw.choice([i for i in able if (candidates[i].score or 0.0) == top])
-
-
-def _by_visits(tree: Tree, candidates: Sequence[Candidate], nodes: Sequence[Node | None]) -> int:
-    place = {node: i for i, node in enumerate(nodes) if node is not None}
-    leading = set(place)
-    for node in place:
-        above = node.parent
-        while above is not None:
-            leading.add(above)
-            above = above.parent
-    node = tree.root
-    while node not in place:
-        able = [child for child in node.children or () if child in leading]
-        if not able:
-            return _by_value(tree, candidates, nodes)
-        top = max((child.visits, child.worth) for child in able)
-        node = tree.draw.choice([child for child in able if (child.visits, child.worth) == top])
-    return place[node]
-
-
-def _by_vote(tree: Tree, candidates: Sequence[Candidate], nodes: Sequence[Node | None]) -> int:
-    winner = plurality([each.answer for each in candidates])
-    able = [i for i, each in enumerate(candidates) if each.answer == winner]
-    return able[_by_value(tree, [candidates[i] for i in able], [nodes[i] for i in able])]
-
-
-#: How the answer is chosen among the attempts.
-CHOICES: Mapping[str, Choice] = MappingProxyType({"value": _by_value, "visits": _by_visits, "vote": _by_vote})

@@ -20,6 +20,7 @@ from maieutic.search.best_of_n import BestOfN
 from maieutic.search.budget import Wait
 from maieutic.search.found import Read, Search
 from maieutic.search.mcts import MCTS, UCT
+from maieutic.search.particles import Particles
 from maieutic.search.refine import Refine, RefineOracle, RefineVerified
 from maieutic.search.tree import DepthFirst, Thoughts
 from maieutic.search.vote import Greedy, Vote, WeightedVote
@@ -34,6 +35,7 @@ SEARCHES: Mapping[str, Callable[..., Search]] = MappingProxyType(
             WeightedVote,
             BestOfN,
             Beam,
+            Particles,
             Thoughts,
             DepthFirst,
             MCTS,

@@ -7,6 +7,10 @@
 One agent plays, so values are carried back as they are, with no change of sign. While several leaves are looked at
 together, each that is under way counts as a visit that lost (`pending`), so that the next looks elsewhere; that is
 taken back before the true value comes.
+
+Children are sampled, and there is always one more that could be. Progressive widening lets their number grow with the
+visits: a node of N visits has C · N^α of them (Coulom, "Computing Elo ratings of move patterns in the game of Go",
+2007, where it is the logarithm of N; the power is of Couëtoux et al., "Continuous upper confidence trees", 2011).
 """
 
 from __future__ import annotations
@@ -34,8 +38,8 @@ def uct(c: float = 2.0) -> Rule:
 
 @dataclass(eq=False)
 class Node:
-    """A beginning in the tree. `value` is what a judge says of it, `children` None until it was expanded; `closed`:
-    nothing new is to be found in it."""
+    """A beginning in the tree. `value` is what a judge says of it, `children` None until it was expanded, `sampled` how
+    often a child was sampled, those that said the same included; `closed`: nothing new is to be found in it."""
 
     prefix: Prefix
     parent: Node | None = None
@@ -46,6 +50,7 @@ class Node:
     visits: int = 0
     total: float = 0.0
     pending: int = 0
+    sampled: int = 0
     closed: bool = False
 
     @property
@@ -65,6 +70,23 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Widening:
+    """When an expanded node wants a child more: while fewer than C · N^α were sampled. Samples count, not the different
+    children among them: a node at which there is one thing to say would else be asked for another at every visit.
+
+    >>> [math.ceil(1.0 * visits**0.5) for visits in (1, 2, 4, 5, 9, 10)]  # sampled after so many visits, C = 1, α = ½
+    [1, 2, 2, 3, 3, 4]
+    """
+
+    factor: float
+    power: float = 0.5
+
+    def wanted(self, node: Node) -> bool:
+        """Whether the node wants one more."""
+        return node.children is not None and node.sampled < self.factor * node.visits**self.power
+
+
+@dataclass(frozen=True)
 class Descent:
     """How a path from the root to a leaf is chosen.
 
@@ -72,19 +94,22 @@ class Descent:
                  parent's Q. Where values are between 0 and 1, 0 would keep it from ever being looked at.
     loss         what a visit under way counts for.
     revisit      whether a finished leaf is visited again and again; else it is closed after its first visit.
+    widening     when a node that was expanded is given a further child; None: never.
     """
 
     rule: Rule
     first_play: float | None = None
     loss: float = 1.0
     revisit: bool = False
+    widening: Widening | None = None
 
     def path(self, root: Node, draw: random.Random) -> list[Node] | None:
-        """From the root to a node without children, ties at random; None where everything is closed."""
+        """From the root to a node without children, or to one that wants a child more, ties at random; None where
+        everything is closed."""
         if root.closed:
             return None
         path = [root]
-        while path[-1].children is not None:
+        while path[-1].children is not None and not self.wider(path[-1]):
             path.append(self._best(path[-1], draw))
         return path
 
@@ -99,16 +124,23 @@ class Descent:
         top = max(scores)
         return draw.choice([child for child, score in zip(able, scores, strict=True) if score == top])
 
+    def wider(self, node: Node) -> bool:
+        """Whether the node wants a child more."""
+        return self.widening is not None and self.widening.wanted(node)
+
     def carry_back(self, path: Sequence[Node], value: float) -> None:
-        """One simulation more through every node of the path. A leaf at which nothing can follow is closed, and with
-        the last of its children a parent."""
+        """One simulation more through every node of the path, and what it leaves closed."""
         for node in path:
             node.visits += 1
             node.total += value
-        if self.revisit:
-            return
+        if not self.revisit:
+            self.close(path)
+
+    def close(self, path: Sequence[Node]) -> None:
+        """Close the end of the path where nothing can follow, and with the last of its children a parent that wants
+        no other."""
         for node in reversed(path):
-            node.closed = all(child.closed for child in node.children or ())
+            node.closed = not self.wider(node) and all(child.closed for child in node.children or ())
             if not node.closed:
                 return
 
