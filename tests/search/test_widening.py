@@ -34,12 +34,15 @@ def test_how_many_children_a_node_wants():
 
 def test_a_node_is_closed_only_when_it_wants_no_other_child():
     root = Node(EMPTY, children=[Node(EMPTY, closed=True)], visits=4, sampled=1)
+    inner = Node(EMPTY, root, children=[Node(EMPTY, closed=True)], visits=4, sampled=1)
     descent = Descent(puct(), widening=Widening(1.0))
-    descent.close([root])
-    assert not root.closed  # 1 < √4
-    root.sampled = 2
-    descent.close([root])
-    assert root.closed
+    for node, sampled, closed in (
+        (root, 1, False), (root, 3, False), (root, 4, True),  # the root: until one sample in four is new
+        (inner, 1, False), (inner, 2, True),  # 1 < √4, 2 is not
+    ):  # fmt: skip
+        node.sampled = sampled
+        descent.close([node])
+        assert node.closed == closed
 
 
 VALUES = {"a": 0.2, "b": 0.9}
@@ -106,12 +109,12 @@ def test_the_budget_ends_it_anywhere(budget: int):
 
 
 def test_a_node_that_says_one_thing_only_is_left_alone():
-    """Every sample is "a;": three nodes and the end, each widened as its visits allow, and then all is closed."""
+    """Every sample is "a;": two steps and the end, each widened as its visits allow, the root to four samples."""
     sampler = Continues(lambda shown, key: "." if shown.count(";") == 2 else "a;")
     found = letters(sampler, widen=1.0, simulations=100)
     assert [row["step"] for row in found.log] == ["a;", "a;", ""]
-    # four simulations; root N = 4: two samples, a N = 3: two, aa N = 2: two
-    assert sorted(shown for shown, _, _ in sampler.asked) == sorted(["?"] * 2 + ["?a;"] * 2 + ["?a;a;"] * 2)
+    # four simulations: a has N = 3 and two samples, aa N = 2 and two; then all is closed but the root
+    assert sorted(shown for shown, _, _ in sampler.asked) == sorted(["?"] * 4 + ["?a;"] * 2 + ["?a;a;"] * 2)
 
 
 def test_priors_of_later_children_share_the_whole():

@@ -85,6 +85,11 @@ class Widening:
         """Whether the node wants one more."""
         return node.children is not None and node.sampled < self.factor * node.visits**self.power
 
+    def worthwhile(self, node: Node) -> bool:
+        """Whether nothing is left to be found at its children, and one sample in four, or more, was a new one."""
+        known = node.children or ()
+        return bool(known) and node.sampled < 4 * len(known) and all(child.closed for child in known)
+
 
 @dataclass(frozen=True)
 class Descent:
@@ -125,8 +130,10 @@ class Descent:
         return draw.choice([child for child, score in zip(able, scores, strict=True) if score == top])
 
     def wider(self, node: Node) -> bool:
-        """Whether the node wants a child more."""
-        return self.widening is not None and self.widening.wanted(node)
+        """Whether the node wants a child more. The root does, too, where all else is closed."""
+        if self.widening is None:
+            return False
+        return self.widening.wanted(node) or (node.parent is None and self.widening.worthwhile(node))
 
     def carry_back(self, path: Sequence[Node], value: float) -> None:
         """One simulation more through every node of the path, and what it leaves closed."""
