@@ -96,7 +96,11 @@ def _answer(draw: random.Random) -> str:
 
 
 def _mutated(draw: random.Random) -> str:
-    made = _answer(draw)
+    return changed(draw, _answer(draw), RUNS)
+
+
+def changed(draw: random.Random, made: str, runs: Sequence[str]) -> str:
+    """A text with up to four changes: cut, repeated, turned round, moved, another character, one of `runs` put in."""
     for _ in range(draw.randint(0, 4)):
         at = draw.randint(0, len(made))
         to = min(len(made), at + draw.randint(0, 12))
@@ -106,7 +110,7 @@ def _mutated(draw: random.Random) -> str:
         elif change == 1:
             made = made[:at] + made[at:to] * draw.choice((2, 2, 5, 60)) + made[to:]
         elif change == 2:
-            made = made[:at] + draw.choice(RUNS) + made[at:]
+            made = made[:at] + draw.choice(runs) + made[at:]
         elif change == 3:
             made = made[:at] + _character(draw) + made[to:]
         elif change == 4:
