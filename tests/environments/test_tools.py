@@ -149,7 +149,9 @@ def test_fences_can_be_left_alone():
 
 @given(st.text(alphabet='<>/tool_cal{}"name:f,\n`[]1\\ ', max_size=200))
 def test_any_text_is_read(text):
-    read_calls(text, {"f"})
+    calls = read_calls(text, {"f"})
+    assert len(calls) <= text.count("<tool_call>") + text.count("```") + 1
+    assert all((call.name, call.arguments) == ("", None) for call in calls if call.problem)
 
 
 @pytest.mark.parametrize("piece", ["<tool_call>", "```f\n", "{", "</tool_call>", "<think>"])

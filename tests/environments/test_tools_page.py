@@ -33,7 +33,9 @@ def tasksets(text: str) -> Tasksets:
 
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
 def test_its_programs_hold(number):
-    exec(compile(blocks("python")[number], "page", "exec", dont_inherit=True), {"__name__": "page"})
+    program = compile(blocks("python")[number], "page", "exec", dont_inherit=True)
+    assert "\nassert " in blocks("python")[number]  # each says what it comes to, and is held to it here
+    exec(program, {"__name__": "page"})
 
 
 def test_tools_as_the_page_configures_them():
