@@ -326,6 +326,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         if not torch.cuda.is_available():
             print("skipped: no CUDA device")
+            if given.json:
+                write_json(given.json, {"skipped": "no CUDA device"})
             return 0
     found = measure(given)
     print(tables(found))

@@ -86,6 +86,8 @@ STAGES: Mapping[str, dict[str, Any]] = {
     "gkd": {**ONLINE, **TEACHER},
     "on_policy_distillation": {**ONLINE, **TEACHER},
 }  # fmt: skip
+#: What `--quick` carries out, unless rows are named: one of each family.
+QUICK_ROWS = ("sft", "star", "ppo", "grpo", "dpo", "distil")
 
 
 def config(name: str, model: dict[str, Any], stage: dict[str, Any], quick: bool) -> dict[str, Any]:
@@ -194,16 +196,17 @@ def table(made: dict[str, Any]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the rows and print the table; exit with 1 where a row's gain is not above zero."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", default=list(ALGORITHMS))
+    parser.add_argument("--rows", nargs="+", help="(all; with --quick one of each family)")
     parser.add_argument("--runs", type=Path, default=Path("runs/learning"))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--quick", action="store_true", help="one step each, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="one step each, to see that it runs, in RUNS/quick")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
-    for name in given.rows:
+    rows = given.rows or list(QUICK_ROWS if given.quick else ALGORITHMS)
+    for name in rows:
         if name not in STAGES:
             raise UnknownName("row", name, STAGES)
-    made = learn(given.rows, given.runs / "quick" if given.quick else given.runs, given.jobs, given.quick)
+    made = learn(rows, given.runs / "quick" if given.quick else given.runs, given.jobs, given.quick)
     if given.json:
         write_json(given.json, made)
     print(made["machine"])

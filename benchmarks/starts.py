@@ -1,16 +1,17 @@
 """Study 1: seven ways to learn from the same number of samples, on two tasks, each from two starts. Three seeds.
 
-    python -m benchmarks starts [--only arithmetic-sft …] [--runs DIR] [--jobs N] [--data DIR] [--json DIR]
+    python -m benchmarks starts [--only arithmetic-sft …] [--runs DIR] [--jobs N] [--data DIR] [--quick] [--json FILE]
 
 Four comparisons (`benchmarks/studies/*.toml`, `maieutic compare`), then the tables of docs/studies/starts.md. About an
-hour on two cores; runs are kept, so the command may be stopped and given again.
+hour on two cores; runs are kept, so the command may be stopped and given again. `--json` names a folder, which takes a
+file for each comparison, or a file (.json) for all of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,23 @@ COMPARISONS: Mapping[str, tuple[str, list[str]]] = {
     "written-sft": ("written.toml", []),
     "written-weak": ("written.toml", ["start.0.epochs=1"]),
 }
+#: What `--quick` sets, and of which comparisons: one seed, some steps of each arm, all of it in seconds.
+QUICK = [
+    "seeds=[1]", "budget.samples=128", "stage.prompts=8", "tasks.demonstrations.size=640", "tasks.test.size=24",
+    "tasks.validation.size=8", "evaluation.samples=8", "arms.4.prompts=8", "arms.5.prompts=16", "arms.6.prompts=16",
+    *(f"{place}.optimiser.{setting}" for place in ("stage", "arms.2")
+      for setting in ("warmup_steps=0", 'schedule="constant"')),
+]  # fmt: skip
+QUICK_ONLY = ["arithmetic-sft"]
 SHOWN = ("greedy", "pass@1", "pass@8", "vote@8", "strict@8", "rerank@8", "unique")
 SHARES = ("greedy", "pass", "vote", "strict", "rerank")
 COSTS = {"samples": "samples", "generated_tokens": "tokens generated", "trained_tokens": "tokens trained"}
 
 
-def run(name: str, runs: Path, jobs: int, data: Path) -> dict[str, Any]:
-    """Carry a comparison out, or read what it found."""
+def run(name: str, runs: Path, jobs: int, data: Path, more: Sequence[str] = ()) -> dict[str, Any]:
+    """Carry a comparison out (with `more` settings), or read what it found."""
     file, settings = COMPARISONS[name]
+    settings = [*settings, *more]
     out = runs / f"{name}.json"
     arguments = ["compare", str(STUDIES / file), "--out", str(runs / name), "--jobs", str(jobs), "--json", str(out)]
     if file == "written.toml":
@@ -105,16 +115,22 @@ def _points(value: Mapping[str, Any] | None) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the study and print its tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(COMPARISONS), default=list(COMPARISONS))
+    parser.add_argument("--only", nargs="+", choices=list(COMPARISONS), help="(all; with --quick the first)")
     parser.add_argument("--runs", type=Path, default=Path("runs/studies"))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/svamp"))
-    parser.add_argument("--json", type=Path, help="a folder for what was found, a file each")
+    parser.add_argument("--quick", action="store_true", help="one seed, one or two steps, in RUNS/quick")
+    parser.add_argument("--json", type=Path, help="a folder for what was found, a file each; or one file, *.json")
     given = parser.parse_args(arguments)
-    given.runs.mkdir(parents=True, exist_ok=True)
-    found = {name: run(name, given.runs, given.jobs, given.data.resolve()) for name in given.only}
-    for name, results in found.items() if given.json else ():
-        write_json(given.json / f"{name}.json", results, indent=None)
+    runs, more = (given.runs / "quick", QUICK) if given.quick else (given.runs, [])
+    only = given.only or (QUICK_ONLY if given.quick else list(COMPARISONS))
+    runs.mkdir(parents=True, exist_ok=True)
+    found = {name: run(name, runs, given.jobs, given.data.resolve(), more) for name in only}
+    if given.json and given.json.suffix == ".json":
+        write_json(given.json, found, indent=None)
+    elif given.json:
+        for name, results in found.items():
+            write_json(given.json / f"{name}.json", results, indent=None)
     print(machine())
     for name, results in found.items():
         print("\n" + tables(name, results))

@@ -1,7 +1,7 @@
 """Losses and gradients on the same batch, ours against TRL's, per loss type: relative differences.
 
     python -m venv /tmp/trl && /tmp/trl/bin/pip install trl==1.16.0 transformers torch datasets
-    python -m benchmarks.trl_parity --trl-python /tmp/trl/bin/python [--json FILE]
+    python -m benchmarks.trl_parity --trl-python /tmp/trl/bin/python [--quick] [--json FILE]
 
 A small random Llama in float32 and two groups of four completions, with old and reference log-probs that differ from
 the present ones, so that ratios are clipped and KL terms are not 0. TRL's trainers run in their own environment
@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks._results import write_json
+from benchmarks.step import TRL_PYTHON
 from maieutic.backends.local import LocalLearner, Optimiser
 from maieutic.core.kl import corrected_k3, k3
 from maieutic.core.losses import (
@@ -260,9 +261,15 @@ def table(made: dict[str, Any]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; exit with 1 when a loss that should be the same is not."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trl-python", type=Path, required=True, help="the Python of an environment that has trl")
+    parser.add_argument("--trl-python", type=Path, default=TRL_PYTHON, help="a Python with trl (.venv-trl/bin/python)")
+    parser.add_argument("--quick", action="store_true", help="the same: all of it takes seconds")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
+    if not given.trl_python.exists():
+        raise ConfigError(
+            f"got --trl-python {given.trl_python}, which does not exist; expected the Python of an environment with "
+            "trl (`make bench-trl` builds .venv-trl)"
+        )
     made = compare(given.trl_python)
     if given.json:
         write_json(given.json, made)
