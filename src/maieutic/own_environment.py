@@ -109,6 +109,11 @@ class Games:
     timeout_seconds: float
     calls: Calls | None = field(compare=False)
 
+    @property
+    def scores(self) -> bool | None:
+        """False for a class without a `score`; what one with it returns is seen when it is asked."""
+        return None if hasattr(self.game, "score") else False
+
     async def start(self, task: Task, seed: str) -> Episode:
         """A fresh game."""
         if self.calls is None:

@@ -24,10 +24,10 @@ def _padded(rows: Sequence[Sequence[float]], width: int, dtype: torch.dtype) -> 
 
 
 def _token_rewards(example: Example, width: int) -> list[float]:
-    """The outcome on the last chosen token, step rewards where their steps end."""
+    """The outcome on the last chosen token, and what was forfeited; step rewards where their steps end."""
     rewards = [0.0] * width
     mask = example.rollout.mask
-    rewards[len(mask) - 1 - mask[::-1].index(True)] += example.reward
+    rewards[len(mask) - 1 - mask[::-1].index(True)] += example.reward + sum(example.forfeits)
     for index, reward in example.step_rewards:
         rewards[index] += reward
     return rewards
@@ -69,6 +69,13 @@ def _step_rewards(examples: Sequence[Example], width: int) -> Tensor | None:
     return rewards
 
 
+def _forfeits(examples: Sequence[Example]) -> Tensor | None:
+    """`[B, F]`: rewards of the steps that rows lack, NaN where there are fewer; None where no row lacks any."""
+    most = max(len(example.forfeits) for example in examples)
+    rows = [[*example.forfeits, *[math.nan] * (most - len(example.forfeits))] for example in examples]
+    return torch.tensor(rows, dtype=torch.float32) if most else None
+
+
 def pack(examples: Sequence[Example]) -> Batch:
     """One batch of all the rows, in order: row `i` is `examples[i]`.
 
@@ -91,6 +98,7 @@ def pack(examples: Sequence[Example]) -> Batch:
             "pairs": _pairs(examples),
             "reward_parts": _reward_parts(examples, names),
             "step_rewards": _step_rewards(examples, width),
+            "forfeits": _forfeits(examples),
         }
         return Batch(
             tokens=_padded([r.tokens for r in rollouts], width, torch.long),
@@ -99,7 +107,8 @@ def pack(examples: Sequence[Example]) -> Batch:
             sampler_logprobs=_padded([r.logprobs for r in rollouts], width, torch.float32),
             rewards=torch.tensor([e.reward for e in examples], dtype=torch.float32),
             token_rewards=_padded([_token_rewards(e, width) for e in examples], width, torch.float32),
-            terminated=torch.tensor([r.finish is not Finish.LENGTH for r in rollouts]),
+            # of a game that was left all that was to come is counted: nothing is to be expected after it
+            terminated=torch.tensor([e.rollout.finish is not Finish.LENGTH or bool(e.forfeits) for e in examples]),
             groups=torch.tensor([e.group for e in examples]),
             units=torch.tensor([e.unit for e in examples]),
             temperature=temperatures.pop(),

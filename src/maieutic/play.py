@@ -9,19 +9,23 @@ Letters: `G` siblings of a group.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from maieutic.clock import beside
 from maieutic.environments.episodes import Played, Table, dialogue, turn_limit
 from maieutic.environments.inline import interjection
+from maieutic.environments.leaving import forfeited
 from maieutic.environments.turns import Turns
-from maieutic.errors import ConfigError
+from maieutic.errors import ConfigError, RewardError
 from maieutic.loops import together
 from maieutic.protocols import Chat, Environment, Reward, Sampler, Sampling, Tool
-from maieutic.rewards.compose import judge_group
+from maieutic.rewards.compose import added, judge_group
 from maieutic.rollout import in_two_parts
 from maieutic.types import Finish, Group, Rollout, Score, Task
+
+#: The name of an episode's own score among rewards.
+OWN_SCORE = "environment"
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,11 @@ class Player:
     they differ by what the policy chose only. Every turn is sampled with a key of its own, (seed, visit, task, sibling,
     turn).
 
-    An episode that has no score of its own is judged by `reward`, on its transcript. What the environment paid for
-    single turns becomes `Score.step_rewards`, beside the outcome and never part of it.
+    An episode that has no score of its own is judged by `reward`, on its transcript. With `own_weight`, every episode
+    is: its own score is a reward of that weight among the others, named `OWN_SCORE`, and it has to have one.
+
+    What the environment paid for single turns (times `own_weight`) becomes `Score.step_rewards`, beside the outcome and
+    never part of it; what turns would have brought that a game lacks which was left, `Score.forfeits`.
     """
 
     sampler: Sampler
@@ -49,6 +56,7 @@ class Player:
     first: int | None = None
     decided: Callable[[Group], bool] | None = None
     turns: Turns = field(default_factory=Turns, compare=False)
+    own_weight: float | None = None
 
     def __post_init__(self) -> None:
         dialogue(self.chat)
@@ -92,14 +100,28 @@ class Player:
         return Group(task, tuple(each.rollout for each in played), tuple(scores), id=visit)
 
     async def _judged(self, task: Task, played: Sequence[Played]) -> list[Score]:
-        open_ones = [each for each in played if each.score is None and each.rollout.finish is not Finish.ERROR]
-        judged = iter(await judge_group(self.reward, task, [each.rollout for each in open_ones]) if open_ones else ())
+        weight = self.own_weight
+        fine = [each for each in played if each.rollout.finish is not Finish.ERROR]
+        fine = forfeited(fine if weight is None else [each.weighed(weight) for each in fine])
+        asked = [each.rollout for each in fine if weight is not None or each.score is None]
+        judged = iter(await judge_group(self.reward, task, asked) if asked else ())
+        done = iter(fine)
         return [
-            _unscored(each.rollout)
-            if each.rollout.finish is Finish.ERROR
-            else each.scored(next(judged) if each.score is None else each.score)
+            _unscored(each.rollout) if each.rollout.finish is Finish.ERROR else self._score(task, next(done), judged)
             for each in played
         ]
+
+    def _score(self, task: Task, each: Played, judged: Iterator[Score]) -> Score:
+        own = each.score
+        if self.own_weight is None:
+            return each.scored(next(judged) if own is None else own)
+        if own is None:
+            raise RewardError(
+                f"environment {self.environment.name!r}, task {task.id!r}: got no score of an episode, and "
+                f"{OWN_SCORE!r} is among the rewards; expected a Score (Score(None) for what cannot be scored). Take "
+                f"{OWN_SCORE!r} out of the rewards, or let the environment score its episodes"
+            )
+        return each.scored(added(OWN_SCORE, own, self.own_weight, next(judged)))
 
 
 def _unscored(rollout: Rollout) -> Score:

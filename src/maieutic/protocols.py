@@ -144,7 +144,8 @@ class Reply:
 
     `messages` are shown to the model before its next turn; `done` ends the episode, and with it nothing more is shown.
     `reward` is paid for this turn, in training on the turn's last chosen token; None: turns have no rewards of their
-    own. `parts` are numbers to be recorded, `note` is for people.
+    own. `parts` are numbers to be recorded, `note` is for people. `lacking`: of a game that the turn ended before its
+    time, as an invalid guess may, how many turns there were still to be.
     """
 
     messages: tuple[Message, ...] = ()
@@ -152,13 +153,15 @@ class Reply:
     reward: float | None = None
     parts: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
+    lacking: int = 0
 
 
 class Episode(Protocol):
     """One game, one attempt at a task: a state that the model's turns change. Used by one rollout, then closed.
 
-    It may have `tools`, schemas that the model is told of; `parts`, numbers of the whole episode to be recorded; and
-    `judges_last_turn`, True where rewards are to see the model's last turn instead of the transcript.
+    It may have `tools`, schemas that the model is told of; `parts`, numbers of the whole episode to be recorded;
+    `judges_last_turn`, True where rewards are to see the model's last turn instead of the transcript; and `max_turns`,
+    where it has fewer of them than its environment.
     """
 
     @property
@@ -181,7 +184,11 @@ class Episode(Protocol):
 
 @runtime_checkable
 class Environment(Protocol):
-    """What a model acts in, turn by turn. It makes episodes, and holds what they share (word lists, servers)."""
+    """What a model acts in, turn by turn. It makes episodes, and holds what they share (word lists, servers).
+
+    It may have `scores`: True where every episode has a score of its own, False where none has. Without, that is seen
+    when an episode is asked.
+    """
 
     @property
     def name(self) -> str: ...

@@ -12,7 +12,7 @@ never chosen by the model. The shift by one between logits and tokens happens in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -68,13 +68,23 @@ class Span:
 
     >>> Span("environment", 7, 12, "too low")
 
-    `text` is what was said in it, without the template's marks, where there are several turns; "" elsewhere.
+    `text` is what was said in it, without the template's marks, where there are several turns; "" elsewhere. `messages`
+    are what was said one by one, where `text` does not tell: an opening that is not the task's own prompt, and what an
+    environment says otherwise than as one message of the user.
     """
 
     role: str
     start: int
     stop: int
     text: str = ""
+    messages: tuple[Message, ...] = ()
+
+    @staticmethod
+    def read(row: Sequence[Any]) -> Span:
+        """The span of a row of JSON: its fields in order, the last ones left out where they are empty."""
+        role, start, stop, *rest = row
+        text = rest[0] if rest else ""
+        return Span(role, start, stop, text, tuple(Message(*each) for each in rest[1]) if len(rest) > 1 else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +146,7 @@ class Score:
     counted, never turned into 0. `step_rewards` are pairs (index of a token of the rollout, reward). `answer` is what
     the verifier read in the rollout, in its canonical spelling; None where it found none, or where nobody looked.
     `asked` counts what judging it asked of another model, `{"judge/requests": 1.0}`; a step's metrics sum it.
+    `forfeits` are rewards of steps that there were still to be when a game was left (`maieutic.environments.leaving`).
     """
 
     reward: float | None
@@ -145,6 +156,7 @@ class Score:
     note: str = ""
     answer: str | None = None
     asked: Mapping[str, float] = field(default_factory=dict)
+    forfeits: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +214,7 @@ class Example:
     role: str = "sample"
     step_rewards: tuple[tuple[int, float], ...] = ()
     parts: Mapping[str, float] = field(default_factory=dict)
+    forfeits: tuple[float, ...] = ()
 
 
 #: The roles of the two rows of a pair.
@@ -220,14 +233,16 @@ PROVIDERS: Mapping[str, str] = {
     "pairs": 'a select that forms pairs, e.g. `pairs("one")` or `given_pairs()`',
     "step_rewards": "a reward that scores steps, e.g. `StepRewards(...)`",
     "reward_parts": "a reward with named parts, e.g. `weighted({...})`",
+    "forfeits": "an environment that pays turns, of games that were left",
     "teacher_logprobs": "a teacher; give `train(..., teacher=...)` or `[stages.teacher]` in the config",
     "teacher_top_ids": "a teacher; give `train(..., teacher=...)` or `[stages.teacher]` in the config",
     "teacher_top_logprobs": "a teacher; give `train(..., teacher=...)` or `[stages.teacher]` in the config",
 }
 
-#: The shapes of columns that are not `[B, T]`: K kept teacher candidates, P pairs, R reward parts.
+#: The shapes of columns that are not `[B, T]`: F forfeits, K kept teacher candidates, P pairs, R reward parts.
 SHAPES: Mapping[str, str] = {
     "final_values": "[B]",
+    "forfeits": "[B, F]",
     "pairs": "[P, 2]",
     "reward_parts": "[B, R]",
     "teacher_top_ids": "[B, T, K]",
@@ -245,12 +260,13 @@ class Batch:
     lengths              [B]      pack: tokens of each row
     sampler_logprobs     [B, T]   pack: nats, under the policy that sampled, at `temperature`; 0 off the mask
     rewards              [B]      pack: outcome reward
-    token_rewards        [B, T]   pack: the outcome on the last chosen token, step rewards at step ends
-    terminated           [B]      pack: False where the length limit cut
+    token_rewards        [B, T]   pack: the outcome and forfeits on the last chosen token, step rewards at step ends
+    terminated           [B]      pack: False where the length limit cut, and nothing was forfeited
     groups, units        [B]      pack: row relations
     pairs                [P, 2]   pack, of rows that a select tied: row numbers (chosen, rejected)
     reward_parts         [B, R]   pack, where rewards have named parts: one column for each of `part_names`, or NaN
     step_rewards         [B, T]   pack, where steps have rewards: that of the step which ends there, NaN elsewhere
+    forfeits             [B, F]   pack, where games were left: rewards of the steps that each lacks, then NaN
     final_values         [B]      a critic: of the state after the last token where the length limit cut, else 0
     old_values           [B, T]   a critic: of the state in which each token was chosen
     others               –        see `PROVIDERS`; reading a missing one raises `MissingColumn`

@@ -141,10 +141,11 @@ def _written(group: Group) -> dict[str, Any]:
         "task": [task.id, [[m.role, m.content] for m in task.prompt], task.answer, _plain(task.meta)],
         "rollouts": [
             [len(r.tokens), r.task_id, r.finish.value, r.text,
-             [[s.role, s.start, s.stop, s.text] for s in r.spans], r.sibling, r.version, r.temperature, r.note]
+             [[s.role, s.start, s.stop, s.text, [[m.role, m.content] for m in s.messages]] for s in r.spans],
+             r.sibling, r.version, r.temperature, r.note]
             for r in group.rollouts
         ],
-        "scores": [[s.reward, s.correct, dict(s.parts), s.step_rewards, s.note, s.answer, dict(s.asked)]
+        "scores": [[s.reward, s.correct, dict(s.parts), s.step_rewards, s.note, s.answer, dict(s.asked), s.forfeits]
                    for s in group.scores],
     }  # fmt: skip
 
@@ -156,14 +157,15 @@ def _read(written: Mapping[str, Any], columns: Sequence[Sequence[Any]], start: i
     for length, task_id, finish, text, spans, sibling, version, temperature, note in written["rollouts"]:
         tokens, mask, logprobs = (tuple(column[start : start + length]) for column in columns)
         start += length
-        places = tuple(Span(*span) for span in spans)
+        places = tuple(Span.read(span) for span in spans)
         rollouts.append(
             Rollout(task_id, tokens, mask, logprobs, Finish(finish), text, places, sibling, version, temperature, note)
         )
     scores = [
-        Score(reward, correct, parts, tuple((int(token), value) for token, value in steps), note, answer, *asked)
-        for reward, correct, parts, steps, note, answer, *asked in written["scores"]
-    ]
+        Score(reward, correct, parts, tuple((int(token), value) for token, value in steps), note, answer, asked,
+              tuple(*forfeits))
+        for reward, correct, parts, steps, note, answer, asked, *forfeits in written["scores"]
+    ]  # fmt: skip
     task = Task(name, tuple(Message(*message) for message in prompt), answer, meta)
     return Group(task, tuple(rollouts), tuple(scores), written["id"], written["hinted"]), start
 

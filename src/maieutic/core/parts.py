@@ -292,7 +292,9 @@ class Update(Part):
 
 
 #: Columns that packing and the algorithm fill while a step goes on; models are asked for all others.
-FILLED_BY_ALGORITHM = frozenset({"advantages", "returns", "weights", "pairs", "reward_parts", "step_rewards"})
+FILLED_BY_ALGORITHM = frozenset(
+    {"advantages", "returns", "weights", "pairs", "reward_parts", "step_rewards", "forfeits"}
+)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def _rows(group: Group, skip_truncated: bool) -> list[Example]:
     if group.hinted:
         return []  # another prompt's rollouts: neither their rewards nor their log-probs are the policy's
     return [
-        Example(rollout, score.reward, group=group.id, unit=0, step_rewards=score.step_rewards, parts=score.parts)
+        Example(rollout, score.reward, group.id, 0, "sample", score.step_rewards, score.parts, score.forfeits)
         for rollout, score in zip(group.rollouts, group.scores)
         if score.reward is not None and any(rollout.mask) and not (skip_truncated and rollout.finish is Finish.LENGTH)
     ]

@@ -7,7 +7,7 @@
 Credits that give every token of a rollout the same read outcomes alone, and so would throw rewards of steps away;
 `spends_steps` says which credits do not. `discounted` and `gae` spend them as they are (`token_rewards`).
 
-Letters: `B` rows, `T` tokens, `K` steps of a row.
+Letters: `B` rows, `T` tokens, `K` steps of a row, `F` steps that a row lacks.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ def steps_normalized(added: bool = False, eps: float = 1e-4, ddof: int = 1) -> C
     A row with more steps has more terms, each above 0 where its step is better than the group's mean: a policy can earn
     by adding such steps. Rewards that telescope (`maieutic.rewards.stepwise.potential`) and γ = 1 cannot be earned so,
     but they are to be spent as they are, by `discounted` or `gae`.
+
+    A row that ends has no further terms, as if each were the group's mean: an end that was earned costs nothing. Steps
+    that a row lacks because its game was left (`forfeits`) are steps of the group like the others, whose terms all
+    tokens of the row get; without them, to leave would pay whenever what is to come is below the mean.
     """
 
     @compares(2)
@@ -41,10 +45,15 @@ def steps_normalized(added: bool = False, eps: float = 1e-4, ddof: int = 1) -> C
         _, member, rows = torch.unique(batch.groups, return_inverse=True, return_counts=True)
         known = ~rewards.isnan() & (rows[member] > 1)[:, None]
         groups = batch.groups[:, None].expand_as(known)
-        scaled = torch.zeros_like(rewards)
+        scaled, lost = torch.zeros_like(rewards), torch.zeros_like(batch.rewards)
+        lacking = batch.forfeits.to(batch.rewards) if batch.has("forfeits") else rewards[:, :0]
+        left = ~lacking.isnan() & (rows[member] > 1)[:, None]
         if bool(known.any()):
-            scaled[known] = normalised(rewards[known], groups[known], eps, ddof)
-        to_go = scaled.flip(1).cumsum(1).flip(1) * batch.mask
+            owners = torch.cat([groups[known], batch.groups[:, None].expand_as(left)[left]])
+            values = normalised(torch.cat([rewards[known], lacking[left]]), owners, eps, ddof)
+            scaled[known] = values[: int(known.sum())]
+            lost.index_add_(0, left.nonzero()[:, 0], values[int(known.sum()) :])
+        to_go = (scaled.flip(1).cumsum(1).flip(1) + lost[:, None]) * batch.mask
         return batch.with_(advantages=batch.advantages + to_go if added else to_go)
 
     give.spends_steps = True  # type: ignore[attr-defined]

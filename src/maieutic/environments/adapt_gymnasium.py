@@ -54,7 +54,7 @@ class GymnasiumEnvironment:
     ) -> None:
         if pay not in ("episode", "turns"):
             raise ConfigError(f'environment {name!r}: got pay = {pay!r}; expected "episode" or "turns"')
-        self.name, self.max_turns = name, max_turns
+        self.name, self.max_turns, self.scores = name, max_turns, True
         self.make = make
         self.observe = own_function("observe", observe)
         self.solved_above = solved_above

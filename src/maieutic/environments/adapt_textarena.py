@@ -48,7 +48,7 @@ class TextArenaEnvironment:
         player: int | str = 0,
         unfinished: float | None = None,
     ) -> None:
-        self.name, self.max_turns = name, max_turns
+        self.name, self.max_turns, self.scores = name, max_turns, True
         self.make = make
         listed = isinstance(opponent, Sequence) and not isinstance(opponent, str)
         self.script = tuple(map(str, opponent)) if listed else ()  # type: ignore[arg-type]

@@ -51,6 +51,7 @@ class FactoryEnvironment:
                 f"environment {name!r}: got {type(probe).__name__}; expected a `reset` and public methods to be tools"
             )
         check_tools(self.tools(probe))
+        self.scores = callable(getattr(probe, "get_reward", None))
 
     @property
     def timeout_seconds(self) -> float:

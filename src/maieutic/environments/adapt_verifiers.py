@@ -69,7 +69,7 @@ class VerifiersEnvironment:
                 f"environment {name!r}: {', '.join(together)} of its rubric judge a whole group, and an episode is "
                 "judged by itself. Remedy: leave them out of the rubric, and give them as rewards of the stage"
             )
-        self.made, self.judge, self.name = made, judge, name
+        self.made, self.judge, self.name, self.scores = made, judge, name, True
         own = getattr(made, "max_turns", -1)
         self.max_turns = own if isinstance(own, int) and own > 0 else max_turns
         self.right_above = right_above

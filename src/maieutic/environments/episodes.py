@@ -15,6 +15,8 @@ log-prob 0.
     no room is left for another turn                   LENGTH   (what was said last is left out)
     the environment raises, or takes too long          ERROR
     the opening does not fit the model                 ERROR
+
+One that ends with LENGTH was left: the turns that it lacks are counted (`leaving`).
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from maieutic.environments.asking import TIMEOUT, EpisodeFailed, ask
-from maieutic.environments.openings import opening_tokens
+from maieutic.environments.openings import Opening, opening_of
 from maieutic.environments.turns import Turns
 from maieutic.errors import ModelError, PromptTooLong
 from maieutic.protocols import Chat, Completion, Environment, Episode, Reply, Sampler, Sampling
@@ -61,6 +63,8 @@ class Played:
 
     `score` is the environment's own (None: it has none). `turn_rewards` are pairs (index of the turn's last chosen
     token, what it was paid); `parts` the means over the turns that told of each; `note` what was said at the end.
+    `lacking`: turns that there were still to be when it was left, one that was cut among them; `forfeits`: what these
+    are paid (see `leaving`).
     """
 
     rollout: Rollout
@@ -68,12 +72,23 @@ class Played:
     turn_rewards: tuple[tuple[int, float], ...] = ()
     parts: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
+    lacking: int = 0
+    forfeits: tuple[float, ...] = ()
+
+    def weighed(self, weight: float) -> Played:
+        """The same with so many times the pay for its turns; without any for a weight of 0."""
+        paid = tuple((at, weight * reward) for at, reward in self.turn_rewards) if weight else ()
+        return replace(self, turn_rewards=paid)
 
     def scored(self, score: Score) -> Score:
         """`score`, the environment's or a reward's, with what the turns brought. One that is unscorable stays so."""
-        steps = (*score.step_rewards, *self.turn_rewards) if score.reward is not None else ()
-        note = "; ".join(filter(None, (score.note, self.note)))
-        return replace(score, step_rewards=steps, parts={**self.parts, **score.parts}, note=note)
+        known = score.reward is not None
+        steps, forfeits = ((*score.step_rewards, *self.turn_rewards), self.forfeits) if known else ((), ())
+        missing = f"left with {len(forfeits)} turns to come, {forfeits[0]:g} each" if forfeits else ""
+        note = "; ".join(filter(None, (score.note, self.note, missing)))
+        return replace(
+            score, step_rewards=steps, parts={**self.parts, **score.parts}, note=note, forfeits=forfeits
+        )  # fmt: skip
 
 
 def turn_limit(environment: Environment) -> int | None:
@@ -91,13 +106,13 @@ def answer_limit(environment: Environment) -> float | None:
 class Transcript:
     """What was said so far, as tokens with masks, log-probs and spans, and what the turns brought."""
 
-    def __init__(self, prompt: tuple[int, ...]) -> None:
+    def __init__(self, prompt: tuple[int, ...], text: str = "", messages: tuple[Message, ...] = ()) -> None:
         self.tokens = list(prompt)
         self.mask = [False] * len(prompt)
         self.logprobs = [0.0] * len(prompt)
-        self.spans = [Span("prompt", 0, len(prompt))]
+        self.spans = [Span("prompt", 0, len(prompt), text, messages)]
         self.version: int | None = None
-        self.turns = 0
+        self.turns, self.lacking = 0, 0
         self.rewards: list[tuple[int, float]] = []
         self.parts: dict[str, list[float]] = defaultdict(list)
         self.totals: dict[str, float] = {}
@@ -123,7 +138,9 @@ class Transcript:
         """What the environment said after it."""
         start = len(self.tokens)
         self._add(tokens, (False,) * len(tokens), (0.0,) * len(tokens))
-        self.spans.append(Span("environment", start, len(self.tokens), said(messages)))
+        text, told = said(messages), tuple(messages)
+        plain = told == (Message("user", text),)
+        self.spans.append(Span("environment", start, len(self.tokens), text, () if plain else told))
 
     def unsaid(self) -> None:
         """Leave out what the environment said last: there is no room for an answer to it."""
@@ -182,7 +199,7 @@ class Table:
         made, episode, score = Transcript(()), None, None
         try:
             episode, opening = await ask(f"{environment.name}.start", lambda: _begun(environment, task, seed), limit)
-            made = Transcript(opening_tokens(self.chat, opening, episode))
+            made = Transcript(*_shown(self.chat, opening_of(self.chat, opening, episode), task))
             finish = await self._turns(episode, made, key, place, limit)
             score = await ask(f"{environment.name}.score", episode.score, limit)
             _check_score(environment.name, score)
@@ -199,7 +216,9 @@ class Table:
     ) -> Finish:
         end = len(made.tokens) + self.sampling.max_tokens
         name = self.environment.name
+        turns = min(self.environment.max_turns, getattr(episode, "max_turns", self.environment.max_turns))
         while True:
+            made.lacking = turns - made.turns
             room = end - len(made.tokens)
             params = replace(
                 self.sampling, max_tokens=min(room, turn_limit(self.environment) or room), key=f"{key}/{made.turns}"
@@ -218,6 +237,7 @@ class Table:
             step = partial(episode.step, Message("assistant", text))
             reply = _checked(name, await ask(f"{name}.step", step, limit))
             made.brought(reply)
+            made.lacking = min(reply.lacking, turns - made.turns) if reply.done else turns - made.turns
             if reply.done or made.turns >= self.environment.max_turns:
                 return Finish.ENVIRONMENT
             tokens = self.chat.continuation(reply.messages)
@@ -245,7 +265,15 @@ class Table:
         if finish is Finish.ERROR:
             return Played(rollout)
         parts = {name: sum(values) / len(values) for name, values in made.parts.items()}
-        return Played(rollout, score, tuple(made.rewards), {**parts, **made.totals}, made.note)
+        return Played(rollout, score, tuple(made.rewards), {**parts, **made.totals}, made.note, made.lacking)
+
+
+def _shown(chat: Chat, opening: Opening, task: Task) -> tuple[tuple[int, ...], str, tuple[Message, ...]]:
+    """An opening's tokens, and what the model is shown where that is not the task's prompt: the messages, or, where its
+    template says more than these, the text that it made."""
+    if opening.messages is None:
+        return opening.tokens, chat.decode(opening.tokens), ()
+    return opening.tokens, "", () if opening.messages == task.prompt else opening.messages
 
 
 async def _begun(environment: Environment, task: Task, seed: str) -> tuple[Episode, tuple[Message, ...]]:
@@ -271,6 +299,8 @@ async def _surely(work: Coroutine[Any, Any, None]) -> None:
 def _checked(name: str, reply: Any) -> Reply:
     if not isinstance(reply, Reply):
         raise EpisodeFailed(f"{name}.step: got {type(reply).__name__}; expected a maieutic.protocols.Reply")
+    if not 0 <= reply.lacking < math.inf:
+        raise EpisodeFailed(f"{name}.step: got lacking = {reply.lacking}; expected a number of turns")
     numbers = {"reward": reply.reward, **reply.parts}
     for what, value in numbers.items():
         if value is not None and not math.isfinite(value):
@@ -287,7 +317,7 @@ def _check_score(name: str, score: Any) -> None:
 
 def turns_of(rollout: Rollout) -> tuple[Message, ...]:
     """What was said after the opening, turn by turn: the model's turns (role "assistant") and what was said between
-    them ("user"). A rollout of one turn is that turn.
+    them, by whom it was ("user", "tool"). A rollout of one turn is that turn.
 
     >>> turns_of(rollout)
     (Message(role='assistant', content='50'), Message(role='user', content='too low'), …)
@@ -296,15 +326,16 @@ def turns_of(rollout: Rollout) -> tuple[Message, ...]:
     """
     if not any(span.role == "environment" for span in rollout.spans):
         return (Message("assistant", rollout.text),)
-    found: list[Message] = []
+    found, begins = list[Message](), True
     for span in rollout.spans:
-        role = {"assistant": "assistant", "tool": "assistant", "environment": "user"}.get(span.role)
-        if role is None:
-            continue
-        if found and role == found[-1].role == "assistant":
-            found[-1] = Message(role, found[-1].content + span.text)
-        else:
-            found.append(Message(role, span.text))
+        if span.role == "environment":
+            found += span.messages or (Message("user", span.text),)
+            begins = True
+        elif span.role in ("assistant", "tool"):
+            if begins:
+                found.append(Message("assistant", ""))
+            found[-1] = Message("assistant", found[-1].content + span.text)
+            begins = False
     return tuple(found)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from maieutic.environments.tool_use import described
 from maieutic.errors import ModelError
@@ -11,26 +11,43 @@ from maieutic.protocols import Chat
 from maieutic.types import Message
 
 
+class Opening(NamedTuple):
+    """How an episode opens: tokens up to where the model is to write, and the messages that they say; None where the
+    chat template says more than messages do."""
+
+    tokens: tuple[int, ...]
+    messages: tuple[Message, ...] | None
+
+
 def opening_tokens(chat: Chat, messages: Sequence[Message], episode: Any) -> tuple[int, ...]:
-    """Tokens of an episode's opening, up to where the model is to write.
+    """The tokens of `opening_of`."""
+    return opening_of(chat, messages, episode).tokens
+
+
+def opening_of(chat: Chat, messages: Sequence[Message], episode: Any) -> Opening:
+    """How an episode opens, for this model.
 
     An episode with `tools` (schemas) has them told: by the model's chat template where it takes tools, else in a system
     message, else, where the template knows no system role, at the head of the first message.
     """
     tools = tuple(getattr(episode, "tools", ()))
     if not tools:
-        return chat.prompt(messages)
+        return _said(chat, messages)
     by_template = getattr(chat, "prompt_with_tools", None)
     tokens = None if by_template is None else by_template(messages, tools)
     if tokens is not None:
-        return tuple(tokens)
+        return Opening(tuple(tokens), None)
     words = described(tools)
     try:
-        return chat.prompt(with_system(messages, words))
+        return _said(chat, with_system(messages, words))
     except ModelError:
         if messages and messages[0].role == "system":
             raise
-        return chat.prompt(at_head(messages, words))
+        return _said(chat, at_head(messages, words))
+
+
+def _said(chat: Chat, messages: Sequence[Message]) -> Opening:
+    return Opening(tuple(chat.prompt(messages)), tuple(messages))
 
 
 def with_system(messages: Sequence[Message], text: str) -> tuple[Message, ...]:

@@ -33,6 +33,12 @@ def make_environment(name: str, options: Mapping[str, Any], known: Mapping[str, 
     return choose("environment", ENVIRONMENTS, name, options, known)
 
 
+def scores_itself(environment: Environment) -> bool | None:
+    """Whether its episodes have scores of their own: all (True), none (False); None where that is not known before."""
+    told: bool | None = getattr(environment, "scores", None)
+    return told
+
+
 @dataclass(frozen=True)
 class Ruled:
     """An environment with other limits than its own (None: its own).
@@ -77,6 +83,11 @@ class Ruled:
     def at_once(self) -> bool:
         """Whether it answers without waiting; not where it has been given a time limit."""
         return self.seconds is None and getattr(self.environment, "at_once", False)
+
+    @property
+    def scores(self) -> bool | None:
+        """Whether episodes have scores of their own, where the environment tells."""
+        return scores_itself(self.environment)
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -125,6 +136,12 @@ class EachInItsOwn:
         return all(getattr(each, "at_once", False) for each in self.environments.values())
 
     @property
+    def scores(self) -> bool | None:
+        """What all of them tell; None where they differ."""
+        told = {scores_itself(each) for each in self.environments.values()}
+        return told.pop() if len(told) == 1 else None
+
+    @property
     def vocabulary(self) -> tuple[str, ...]:
         """The words of all."""
         words = (word for each in self.environments.values() for word in getattr(each, "vocabulary", ()))
@@ -142,7 +159,7 @@ class Limited:
     """An episode that ends after so many turns."""
 
     def __init__(self, episode: Episode, turns: int) -> None:
-        self.episode, self.left = episode, turns
+        self.episode, self.left, self.max_turns = episode, turns, turns
         self.tools = tuple(getattr(episode, "tools", ()))
         self.judges_last_turn = bool(getattr(episode, "judges_last_turn", False))
 

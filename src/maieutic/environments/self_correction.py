@@ -43,6 +43,7 @@ class SelfCorrection:
     max_turn_length: int | None = None
     name: str = field(default="self_correction", init=False)
     max_turns: int = field(default=2, init=False)
+    scores: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha < float("inf") or not self.instruction.strip():

@@ -52,6 +52,11 @@ class ToolUse:
         self.manner = Manner(max_calls, reply_characters, fenced, describe)
 
     @property
+    def scores(self) -> bool:
+        """No episode has a score of its own: the answer is for rewards to judge."""
+        return False
+
+    @property
     def timeout_seconds(self) -> float:
         """Of a turn: each call keeps its own time, so this ends only what got lost."""
         spare = _QUEUE_SECONDS if any(tool.seconds is None for tool in self.tools) else _SPARE_SECONDS

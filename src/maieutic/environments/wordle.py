@@ -64,6 +64,11 @@ class Wordle:
                 raise UnknownName("part of a turn's reward", name, REWARDS)
 
     @property
+    def scores(self) -> bool:
+        """Whether games have scores of their own."""
+        return bool(self.reward)
+
+    @property
     def name(self) -> str:
         """For messages."""
         return f"wordle/{self.words.name}"
@@ -113,6 +118,7 @@ class Game:
             reward=sum(w * parts[name] for name, w in rules.turn_reward.items()) if rules.turn_reward else None,
             parts=parts,
             note=self._end() if over else "",
+            lacking=0 if self.won else rules.max_turns - len(self.said),
         )
 
     def _answer(self, said: Said) -> str:

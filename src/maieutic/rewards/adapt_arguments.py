@@ -20,11 +20,14 @@ ASKED = ("question", "problem", "prompt")
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A completion as rewards see it: its text, its token ids, and whether the length limit cut it."""
+    """A completion as rewards see it: its text, its token ids, and whether the length limit cut it; of an episode of
+    several turns, (role, text) of each, and of its opening where that is not the task's prompt."""
 
     text: str
     tokens: tuple[int, ...] = ()
     cut: bool = False
+    turns: tuple[tuple[str, str], ...] = ()
+    opening: tuple[tuple[str, str], ...] = ()
 
 
 class Turn(dict[str, str]):
@@ -95,22 +98,25 @@ def columns_of(task: Task) -> Columns:
     return made
 
 
-def prompt_of(task: Task, conversational: bool) -> Any:
-    """The prompt: messages, or the text of the last user message."""
+def prompt_of(task: Task, attempt: Attempt, conversational: bool) -> Any:
+    """The prompt: messages, of an episode those that it opened with; or the text of the task's last user message."""
     if conversational:
-        return [Turn(role=message.role, content=message.content) for message in task.prompt]
+        said = attempt.opening or [(message.role, message.content) for message in task.prompt]
+        return [Turn(role=role, content=content) for role, content in said]
     return question(task)
 
 
 def completion_of(attempt: Attempt, conversational: bool) -> Any:
-    """The completion: a conversation of one message, or its text."""
-    return [Turn(role="assistant", content=attempt.text)] if conversational else attempt.text
+    """The completion: a conversation, of one message where the model answered once; or its text."""
+    if conversational:
+        return [Turn(role=role, content=content) for role, content in attempt.turns or [("assistant", attempt.text)]]
+    return attempt.text
 
 
 def for_one(task: Task, attempt: Attempt, conversational: bool) -> dict[str, Any]:
     """What plain and course functions may ask for."""
     return {
-        "prompt": prompt_of(task, conversational),
+        "prompt": prompt_of(task, attempt, conversational),
         "completion": completion_of(attempt, conversational),
         "answer": task.answer,
         "task": task,
@@ -127,13 +133,13 @@ def state_of(task: Task, attempt: Attempt, conversational: bool) -> dict[str, An
     kind = task.meta.get("task")
     return {
         "id": task.id,
-        "prompt": prompt_of(task, conversational),
+        "prompt": prompt_of(task, attempt, conversational),
         "completion": completion_of(attempt, conversational),
         "answer": "" if task.answer is None else task.answer,
         "task": kind if isinstance(kind, str) else "default",
         "info": dict(info) if isinstance(info, Mapping) else dict(columns),
         "input": dict(columns),
-        "turn": 1,
+        "turn": sum(role == "assistant" for role, _ in attempt.turns) or 1,
         "is_completed": True,
         "is_truncated": attempt.cut,
         "responses": [],
@@ -164,7 +170,7 @@ def for_trl(task: Task, attempts: Sequence[Attempt], conversational: bool) -> di
     n = len(attempts)
     return {
         **{name: [value] * n for name, value in columns_of(task).items() if name not in ("prompt", "completion")},
-        "prompts": [prompt_of(task, conversational) for _ in attempts],
+        "prompts": [prompt_of(task, attempt, conversational) for attempt in attempts],
         "completions": [completion_of(attempt, conversational) for attempt in attempts],
         "completion_ids": [list(attempt.tokens) for attempt in attempts],
         "trainer_state": Untrained(),

@@ -20,7 +20,8 @@ from maieutic.rewards.lift import FailureBudget, PlainReward, load_reward, rewar
 from maieutic.types import Finish, Rollout, Score, Task
 
 __all__ = [
-    "FailureBudget", "PlainReward", "answer_reward", "gate", "judge_group", "load_reward", "reward", "weighted",
+    "FailureBudget", "PlainReward", "added", "answer_reward", "gate", "judge_group", "load_reward", "nothing", "reward",
+    "weighted",
 ]  # fmt: skip
 
 
@@ -137,6 +138,29 @@ def _sum(scores: Mapping[str, Score], weights: Mapping[str, float]) -> Score:
         note="; ".join(f"{name}: {score.note}" for name, score in scores.items() if score.note),
         answer=next((score.answer for score in scores.values() if score.answer is not None), None),
         asked=_asked(*scores.values()),
+    )
+
+
+async def nothing(task: Task, rollouts: Sequence[Rollout]) -> list[Score]:  # noqa: ARG001
+    """0 for each: the sum of no rewards, to which another one is added."""
+    return [Score(0.0) for _ in rollouts]
+
+
+def added(name: str, own: Score, weight: float, others: Score) -> Score:
+    """weight · own + others, `others` being such a sum already. `own` is the part of that name; its own parts keep
+    their names. What cannot be scored, and weights of 0, as in `weighted`."""
+    both = (own, others) if weight else (others,)
+    known = all(score.reward is not None for score in both)
+    total = (weight * (own.reward or 0.0) if weight else 0.0) + (others.reward or 0.0)
+    steps = tuple((token, weight * value) for token, value in own.step_rewards if weight)
+    return Score(
+        total if known else None,
+        correct=own.correct if own.correct is not None else others.correct,
+        parts={**own.parts, **({} if own.reward is None else {name: own.reward}), **others.parts},
+        step_rewards=(*steps, *others.step_rewards) if known else (),
+        note="; ".join(filter(None, (own.note, others.note))),
+        answer=own.answer if own.answer is not None else others.answer,
+        asked=_asked(own, others),
     )
 
 

@@ -35,6 +35,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, overload
 
+from maieutic.environments.episodes import turns_of
 from maieutic.errors import ConfigError, RewardError
 from maieutic.own_code import load_function
 from maieutic.protocols import Reward
@@ -274,7 +275,10 @@ def unscorable(rollout: Rollout) -> Score:
 
 def _attempt(rollout: Rollout) -> Attempt:
     chosen = tuple(token for token, mine in zip(rollout.tokens, rollout.mask) if mine)
-    return Attempt(rollout.text, chosen, rollout.finish is Finish.LENGTH)
+    several = any(span.role == "environment" for span in rollout.spans)
+    turns = tuple((m.role, m.content) for m in turns_of(rollout)) if several else ()
+    opening = tuple((m.role, m.content) for span in rollout.spans[:1] for m in span.messages)
+    return Attempt(rollout.text, chosen, rollout.finish is Finish.LENGTH, turns, opening)
 
 
 def _importable(function: Callable[..., Any]) -> Target | None:

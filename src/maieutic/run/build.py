@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from maieutic.config import Config, StageConfig
 from maieutic.curriculum import Curriculum
 from maieutic.errors import ConfigError
-from maieutic.play import Player
+from maieutic.play import OWN_SCORE, Player
 from maieutic.protocols import Policy, Source, Taskset
 from maieutic.rollout import Roller
 from maieutic.run.budget import planned_steps
@@ -283,7 +283,8 @@ def make_source(config: Config, stage: StageConfig, algorithm: Algorithm, taskse
     check_played(stage, algorithm, taskset)
     keeps = algorithm.select.keeps
     environment = environment_of(taskset)
-    roller = (Roller if environment is None else partial(Player, environment=environment))(
+    own = stage.rewards.get(OWN_SCORE)
+    roller = (Roller if environment is None else partial(Player, environment=environment, own_weight=own))(
         policy.sampler,
         policy.chat,
         with_steps(make_reward(stage, taskset, policy), seed, stage, algorithm, taskset, policy),

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from maieutic.environments.adapt import LIBRARIES, from_library
 from maieutic.environments.episodes import turn_limit
-from maieutic.environments.rules import ENVIRONMENTS, Ruled, make_environment
+from maieutic.environments.rules import ENVIRONMENTS, Ruled, make_environment, scores_itself
 from maieutic.errors import ConfigError, UnknownName
 from maieutic.own_environment import Games, load_environment
+from maieutic.play import OWN_SCORE
 from maieutic.protocols import Environment, Taskset
 from maieutic.rewards.adapt_rubric import rubric_reads
 from maieutic.tasks.taskset import environment_of, take
@@ -81,8 +82,11 @@ def under_rules(made: Taskset, rules: Mapping[str, Any]) -> Taskset:
 
 
 def check_played(stage: StageConfig, algorithm: Algorithm, taskset: Taskset) -> None:
-    """Raise ConfigError where the algorithm asks for something that an episode of several turns has not."""
+    """Raise ConfigError where the algorithm asks for something that an episode of several turns has not, and where the
+    rewards contradict what the tasks are played in."""
     environment = environment_of(taskset)
+    if algorithm.samples:
+        _check_own_score(stage, environment)
     if environment is None or not algorithm.samples:
         return
     select = algorithm.select
@@ -98,6 +102,28 @@ def check_played(stage: StageConfig, algorithm: Algorithm, taskset: Taskset) -> 
                 f"(tasks {stage.tasks!r} are played in {environment.name!r}). Choose another algorithm (grpo, ppo), or "
                 "tasks without an environment"
             )
+
+
+def _check_own_score(stage: StageConfig, environment: Environment | None) -> None:
+    named = f"stage {stage.name!r}: got {OWN_SCORE!r} among the rewards, and "
+    told = None if environment is None else scores_itself(environment)
+    if OWN_SCORE in stage.rewards and environment is None:
+        raise ConfigError(
+            f"{named}the model answers the tasks {stage.tasks!r} once; expected tasks that are played in an "
+            "environment, whose own score it stands for. Take it out, or say in what they are played (environment = …)"
+        )
+    if OWN_SCORE in stage.rewards and environment is not None and told is False:
+        raise ConfigError(
+            f"{named}the environment {environment.name!r} gives no score of its own, so that all others judge its "
+            "episodes. Take it out"
+        )
+    usual = type(stage).model_fields["rewards"].get_default(call_default_factory=True)
+    if environment is not None and told and OWN_SCORE not in stage.rewards and stage.rewards != usual:
+        raise ConfigError(
+            f"stage {stage.name!r}: got rewards {', '.join(stage.rewards)}, which do nothing: the environment "
+            f"{environment.name!r} scores its episodes itself. Add its score to them (rewards = {{ {OWN_SCORE} = 1.0, "
+            "… }), or leave them out"
+        )
 
 
 def describe_played(taskset: Taskset) -> list[str]:

@@ -180,8 +180,12 @@ def token_credits(step: Step, advantages: Tensor | None) -> dict[tuple[int, int,
 
 
 def span_rows(spans: Sequence[Span]) -> list[list[Any]]:
-    """Spans as JSON: role, start, stop, and the text where there is one."""
-    return [[s.role, s.start, s.stop, *([clean(s.text)] if s.text else [])] for s in spans]
+    """Spans as JSON: role, start, stop, and the text and the messages where there are any; `Span.read` reads them."""
+    return [
+        [s.role, s.start, s.stop, *([clean(s.text)] if s.text or s.messages else []),
+         *([[[m.role, clean(m.content)] for m in s.messages]] if s.messages else [])]
+        for s in spans
+    ]  # fmt: skip
 
 
 def rollout_rows(stage: str, step: Step, advantages: Tensor | None) -> list[tuple[Any, ...]]:
@@ -227,7 +231,7 @@ def stored_rollout(row: sqlite3.Row) -> StoredRollout:
         rollout=Rollout(
             row["task_id"], tokens, tuple(mask.tolist()),
             tuple(np.frombuffer(row["logprobs"], dtype="<f4").tolist()), Finish(row["finish"]), text=row["text"],
-            spans=tuple(Span(*span) for span in json.loads(row["spans"])),
+            spans=tuple(Span.read(span) for span in json.loads(row["spans"])),
             sibling=row["sibling"], version=row["version"], temperature=row["temperature"], note=row["note"],
         ),
         score=Score(

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from maieutic.choose import choose
 from maieutic.config import StageConfig
 from maieutic.errors import UnknownName
+from maieutic.play import OWN_SCORE
 from maieutic.protocols import Policy, Reward, Taskset
 from maieutic.reward_models.generative import GenerativeReward
 from maieutic.reward_models.reward import ModelReward
 from maieutic.rewards.adapt_gym import gym_reward
 from maieutic.rewards.adapt_http import http_reward
 from maieutic.rewards.adapt_repeat import JudgedTwice
-from maieutic.rewards.compose import answer_reward, weighted
+from maieutic.rewards.compose import answer_reward, nothing, weighted
 from maieutic.rewards.format import think_format
 from maieutic.rewards.lift import FailureBudget, load_reward
 from maieutic.rewards.penalties import PENALTIES
@@ -76,12 +77,16 @@ PREFIXED: Mapping[str, Callable[..., Reward]] = {
 def make_reward(stage: StageConfig, taskset: Taskset, policy: Policy | None = None) -> Reward:
     """The weighted sum of the stage's rewards. Raises ConfigError for a name or an option that there is not.
 
-    `policy`: who writes what is judged; a reward that asks for its chat can be made without, and not called."""
+    `policy`: who writes what is judged; a reward that asks for its chat can be made without, and not called. An
+    episode's own score (`OWN_SCORE`) is added where it is played."""
     known = {**NAMED, **{name: _maker(name) for name in stage.rewards if ":" in name}}
     for name in stage.reward_options:
         if name not in stage.rewards or name not in known:
             raise UnknownName("reward with options", name, [each for each in stage.rewards if each in known])
-    return weighted({name: one_reward(name, stage, taskset, policy) for name in stage.rewards}, weights=stage.rewards)
+    weights = {name: weight for name, weight in stage.rewards.items() if name != OWN_SCORE}
+    if not weights and stage.rewards:
+        return nothing
+    return weighted({name: one_reward(name, stage, taskset, policy) for name in weights}, weights=weights)
 
 
 def one_reward(name: str, stage: StageConfig, taskset: Taskset, policy: Policy | None = None) -> Reward:
