@@ -2,11 +2,12 @@
 
     python -m benchmarks wordle [--seeds N] [--quick] [--runs DIR] [--json FILE] [--picture FILE]
 
-A decoder of 0.4 M parameters, a token a word, learns from games of a scripted player in which every word of the list
-is a secret now and then: that stands in for what a pretrained model knows of words. Then it practises whole games
-(GRPO, six turns) about some of the secrets. "Held out" (test) are those that were never looked for in practice. Each
-secret is played about greedily once and by sampling several times, before and after. Everything is made here from
-nothing by `maieutic train`; runs are kept in DIR and resumed, so the command may be stopped and given again.
+A decoder of 0.4 M parameters, a token a word, learns from games of a scripted player who forgets most of what he was
+told, and in which every word of the list is a secret now and then: that stands in for a pretrained model, which knows
+words and how the game goes, and plays as people do. Then it practises whole games (GRPO with an adapter, six turns,
+1 for a win) about some of the secrets. "Held out" (test) are those that were never looked for in practice. Each secret
+is played about greedily once and by sampling several times, before and after. Everything is made here from nothing by
+`maieutic train`; runs are kept in DIR and resumed, so the command may be stopped and given again.
 """
 
 from __future__ import annotations
@@ -51,24 +52,27 @@ TURN = 2
 #: The question, then six turns of two tokens with seven between them.
 GAME = 64
 SPLITS = ("test", "train")
+#: Seed 1 chose the settings.
+FIRST_SEED = 2
 #: How the games of an examination are played: the temperature.
 WAYS = {"sampled": 1.0, "greedy": 0.0}
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything. `heeds`: how often the player who is imitated remembers a ✓, a - and an x; `reward`: of a
-    game; `samples`: sampled games about a secret in an examination, of as many secrets of each split."""
+    """How much of everything. `heeds`: how often the player who is imitated remembers a ✓, a - and an x; `rank` of the
+    adapter that practises (0: the whole model does); `reward`: of a game; `samples`: sampled games about a secret in an examination, of as many secrets of each split."""
 
     words: int = 400
     held_out: int = 50
-    heeds: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    games: int = 8_000
-    steps: int = 60
+    heeds: tuple[float, float, float] = (0.3, 0.3, 0.3)
+    games: int = 64_000
+    steps: int = 150
     prompts: int = 16
     num_generations: int = 8
-    learning_rate: float = 3e-4
-    reward: tuple[tuple[str, float], ...] = (("consistent", 1.0),)
+    learning_rate: float = 5e-3
+    rank: int = 4
+    reward: tuple[tuple[str, float], ...] = (("win", 1.0),)
     turn_reward: tuple[tuple[str, float], ...] = ()
     options: tuple[tuple[str, Any], ...] = ()
     samples: int = 4
@@ -112,7 +116,8 @@ def practice_tables(sizes: Sizes, seed: int, start: str) -> dict[str, Any]:
         "num_generations": sizes.num_generations, "max_completion_length": GAME, "optimiser": optimiser,
         **dict(sizes.options),
     }  # fmt: skip
-    return tables("practice", sizes, seed, {"path": start}, stage)
+    adapter = {"lora": {"rank": sizes.rank, "alpha": 2 * sizes.rank}} if sizes.rank else {}
+    return tables("practice", sizes, seed, {"path": start, **adapter}, stage)
 
 
 def run(made: dict[str, Any], folder: Path) -> str:
@@ -230,7 +235,11 @@ def _gaps(seeds: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 def scripted(sizes: Sizes) -> dict[str, float]:
     """How often the scripted players find a held-out secret: the one imitated, and one who heeds nothing."""
     words = word_list(sizes.words, held_out=sizes.held_out)
-    players = {"guessing": Player((0.0, 0.0, 0.0)), "consistent": Player(sizes.heeds)}
+    players = {
+        "guessing": Player((0.0, 0.0, 0.0)),
+        "imitated": Player(sizes.heeds),
+        "careful": Player((1.0, 1.0, 1.0)),
+    }
     return {
         name: statistics.fmean(
             play(secret, player, words, Random(f"{secret}/{i}"))[-1][0] == secret
@@ -248,7 +257,7 @@ COLUMNS = {"win_rate": "wins", "mean_guesses": "guesses in wins", "valid_word": 
 def table(found: Mapping[str, Any]) -> str:
     """Markdown."""
     lines = ["| | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for number, rows in enumerate(found["seeds"], 1):
+    for number, rows in enumerate(found["seeds"], FIRST_SEED):
         lines += [f"| seed {number}, {name} | " + " | ".join(_cells(row)) + " |" for name, row in rows.items()]
     lines += [
         "",
@@ -260,11 +269,8 @@ def table(found: Mapping[str, Any]) -> str:
         lines.append(f"| {split} | {seeds} | {_points(gain['secrets'])} | {_points(gain['secrets and seeds'])} |")
     before, after = (", ".join(f"{100 * gap:+.1f}" for gap in found["gaps"][w]) for w in ("start", "practice"))
     lines += ["", f"Practised − held-out secrets, sampled, points of each seed: before {before}; after {after}."]
-    some, good = found["scripted"]["guessing"], found["scripted"]["consistent"]
-    lines += [
-        "",
-        f"Scripted players, held-out secrets: heeding nothing {100 * some:.1f} %, the one imitated {100 * good:.1f} %.",
-    ]
+    none, some, good = (f"{100 * found['scripted'][name]:.1f} %" for name in ("guessing", "imitated", "careful"))
+    lines += ["", f"Scripted players, held-out secrets: heeding nothing {none}, imitated {some}, heeding all {good}."]
     return "\n".join(lines)
 
 
@@ -287,7 +293,7 @@ def _points(value: Mapping[str, Any]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Make what is missing, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, help="seeds 1 … N (3; with --quick 1)")
+    parser.add_argument("--seeds", type=int, help="how many seeds, from 2 on (3; with --quick 1)")
     parser.add_argument("--quick", action="store_true", help="one seed, few words, few games")
     parser.add_argument("--runs", type=Path, help="where everything is kept (runs/wordle, or runs/wordle-quick)")
     parser.add_argument("--json", type=Path, help="where what was found is written")
@@ -303,7 +309,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     write_text(note, told)
     seeds = []
-    for number in range(1, (given.seeds or (1 if given.quick else 3)) + 1):
+    for number in range(FIRST_SEED, FIRST_SEED + (given.seeds or (1 if given.quick else 3))):
         seeds.append(seed_of(number, sizes, runs))
         found = found_in(seeds, sizes)
         if given.json:
