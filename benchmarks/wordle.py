@@ -61,7 +61,8 @@ WAYS = {"sampled": 1.0, "greedy": 0.0}
 @dataclass(frozen=True)
 class Sizes:
     """How much of everything. `heeds`: how often the player who is imitated remembers a ✓, a - and an x; `rank` of the
-    adapter that practises (0: the whole model does); `reward`: of a game; `samples`: sampled games about a secret in an examination, of as many secrets of each split."""
+    adapter that practises (0: the whole model does); `reward`: of a game; `samples`: sampled games about a secret in an
+    examination, of as many secrets of each split."""
 
     words: int = 400
     held_out: int = 50
