@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -108,6 +109,13 @@ def test_rows_are_scored_and_learned_from_as_in_segments(tiny: Load) -> None:
 
 def test_a_cpu_keeps_its_own_way(tiny: Load) -> None:
     assert not flexible_for(tiny("llama").module.config, torch.device("cpu"), torch.bfloat16)
+
+
+def test_a_kernel_that_fails_is_told_of_and_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """Query heads that no number of key heads divides; without a GPU, that there is none."""
+    odd = SimpleNamespace(num_attention_heads=3, num_key_value_heads=2, head_dim=16)
+    assert not flexible_for(odd, torch.device("cuda"), torch.bfloat16)
+    assert "attend in blocks, not through FlexAttention: it fails here (" in caplog.text
 
 
 @CUDA

@@ -73,6 +73,15 @@ def many(queries, prompts, labels):
 def single_number(completions, **kwargs):
     return 1.0
 
+class Rubric:
+    def __init__(self, *funcs):
+        self.funcs, self.weights = list(funcs), [1.0] * len(funcs)
+
+def one_of_a_rubric(completion, answer):
+    return _judge(completion[-1]["content"])
+
+rubric = Rubric(one_of_a_rubric, lambda completion: 0.5)
+
 def nameless(queries, prompts, labels):
     return {"scores": [1.0]}
 """
@@ -106,6 +115,15 @@ def test_a_completion_fails_alone(tmp_path: Path, name: str) -> None:
     assert "exit code 3" in notes[6]
     assert [each.score.reward for each in judged] == [1.0, *[None] * 6, 1.0]
     assert (made.budget.calls, made.budget.failures) == (8, 5)  # None is no failure
+    made.close()
+
+
+def test_what_one_function_of_a_rubric_raises_is_the_failure_of_its_completion(tmp_path: Path) -> None:
+    made = load(tmp_path, "rubric")
+    judged = judge(made, "fine", "raise", "fine")
+    assert endings(judged) == ["scored", "failed", "scored"]
+    assert [each.score.reward for each in judged] == [1.5, None, 1.5]
+    assert "KeyError: 'gone'" in judged[1].score.note
     made.close()
 
 

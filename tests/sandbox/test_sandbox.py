@@ -29,6 +29,14 @@ def test_a_program_has_the_standard_library_and_its_input(sandbox):
     assert outcome.stdout == '["a", "b"]\n["c"]\n'
 
 
+def test_what_a_program_raises_at_its_very_end_ends_that_program_only(sandbox):
+    odd = "import sys\nclass Odd:\n    def flush(self): raise SystemExit(9)\nsys.stdout = Odd()"
+    ended = sandbox.run(odd)
+    assert (ended.ended, ended.exit_code) == (Ended.FINISHED, 70)
+    assert ended.stderr.endswith("SystemExit: 9\n")
+    assert sandbox.run("print(1)").stdout == "1\n"
+
+
 def test_large_input_and_output_pass_through(sandbox):
     text = "x" * 300_000
     outcome = sandbox.run("import sys; print(len(sys.stdin.read())); print('y' * 300_000)", stdin=text)
