@@ -4,7 +4,7 @@
                                        where it is asked for and says the same (`RecordedOld`)
     old_values, final_values           the learner's critic
     ref_logprobs                       the reference
-    teacher_logprobs, teacher_top_*    the teacher
+    teacher_logprobs, teacher_top_*    the teacher (teacher_spans: of one whose tokens are others)
 
 Letters: `B` rows, `T` tokens.
 """
@@ -31,6 +31,7 @@ from maieutic.types import PROVIDERS, Batch
 
 Filler = Callable[[Batch], Mapping[str, Tensor]]
 Annotator = Callable[[Batch], Batch]
+Annotation = Callable[[Batch], Tensor]
 
 log = logging.getLogger("maieutic.annotate")
 
@@ -98,7 +99,7 @@ def fillers(
     if reference is not None:
         found["ref_logprobs"] = lambda batch: {"ref_logprobs": reference.logprobs(batch)}
     if teacher is not None:
-        found["teacher_logprobs"] = lambda batch: {"teacher_logprobs": teacher.logprobs(batch)}
+        found["teacher_logprobs"] = lambda batch: said(teacher, batch)
         found |= dict.fromkeys(("teacher_top_ids", "teacher_top_logprobs"), lambda batch: top(teacher, batch))
     return found
 
@@ -201,6 +202,13 @@ def values(learner: Learner, batch: Batch) -> dict[str, Tensor]:
 
 #: The columns of a bare batch that are `[B, T]`.
 WIDE = ("tokens", "mask", "sampler_logprobs", "token_rewards")
+
+
+def said(teacher: Teacher, batch: Batch) -> dict[str, Tensor]:
+    """`teacher_logprobs [B, T]`; of a teacher of other tokens `teacher_spans` too: which it speaks of together."""
+    spans: Annotation | None = getattr(teacher, "spans", None)
+    more = {} if spans is None else {"teacher_spans": spans(batch)}
+    return {"teacher_logprobs": teacher.logprobs(batch), **more}
 
 
 def top(teacher: Teacher, batch: Batch) -> dict[str, Tensor]:

@@ -235,6 +235,7 @@ PROVIDERS: Mapping[str, str] = {
     "reward_parts": "a reward with named parts, e.g. `weighted({...})`",
     "forfeits": "an environment that pays turns, of games that were left",
     "teacher_logprobs": "a teacher; give `train(..., teacher=...)` or `[stages.teacher]` in the config",
+    "teacher_spans": "a teacher of other tokens; give `[stages.teacher] align = true` in the config",
     "teacher_top_ids": "a teacher; give `train(..., teacher=...)` or `[stages.teacher]` in the config",
     "teacher_top_logprobs": "a teacher; give `train(..., teacher=...)` or `[stages.teacher]` in the config",
 }

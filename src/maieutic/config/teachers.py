@@ -33,6 +33,7 @@ BELONGS = {
     "request": ("url",),
     "top_k": ("path", "recorded", "url"),
     "too_long": ("path", "url"),
+    "align": ("path",),
 }
 #: Candidates where nothing is said: what vLLM allows unless it is told otherwise, and more of a model in this process.
 CANDIDATES = {"path": 64, "url": 20, "recorded": None}
@@ -68,6 +69,7 @@ class TeacherConfig(Strict):
     by_tasks: dict[str, TeacherConfig] | None = Field(None, min_length=1, description="taskset → its teacher")
     weight: float | None = Field(None, gt=0, description="in a mixture; default: 1")
     top_k: Annotated[int, Field(ge=1)] | Literal["all"] | None = None
+    align: bool = Field(False, description="its tokens are others: log-probs are summed over spans that both share")
     too_long: Literal["refuse", "cut"] = Field("refuse", description="cut: rows teach as far as the teacher can read")
 
     @model_validator(mode="after")
@@ -84,6 +86,13 @@ class TeacherConfig(Strict):
         if self.url is not None and self.model is None:
             raise ValueError("got a url without a model; expected how the server calls it (vLLM: --served-model-name)")
         inside = self.mixture or list((self.by_tasks or {}).values())
+        if any(each.align for each in inside):
+            raise ValueError("got align = true for one of several teachers; expected it for one that is alone")
+        if self.align and (self.too_long == "cut" or self.top_k is not None):
+            raise ValueError(
+                'got align = true with too_long = "cut" or top_k; a teacher of other tokens has no candidates among '
+                "the student's, and no token of theirs at which to cut. Leave these out"
+            )
         if self.by_tasks is not None and any(each.weight is not None for each in inside):
             raise ValueError("got a weight for a teacher by tasks; expected it in a mixture, where several speak")
         return self
@@ -116,6 +125,8 @@ class TeacherConfig(Strict):
             return "; ".join(f"for {name}: {teacher.told()}" for name, teacher in self.by_tasks.items())
         who = {"path": self.path, "recorded": f"as recorded in {self.recorded}", "url": f"{self.model} at {self.url}"}
         kept = "all" if self.candidates is None else self.candidates
+        if self.align:
+            return f"{who[self.place]}, whose tokens are others: log-probs of spans that both share"
         cut = ", rows cut where it can read no further" if self.too_long == "cut" else ""
         return f"{who[self.place]}, {kept} candidates a token{cut}"
 

@@ -195,6 +195,9 @@ def reverse_kl_advantage(coef: float = 1.0, discount: float = 0.0, added: bool =
     likely it finds each token that the student chose. With γ = 0 the expected gradient is −c ∇KL(q ‖ p) token by token;
     with γ = 1 it is that of whole completions, as `kl_in_reward` has it, at the price of more noise.
 
+    Where the teacher's tokens are others (`teacher_spans`), a span takes the token's place: its tokens have the whole
+    span's difference each, since every one of them had a part in it, and γ counts spans.
+
     `added` adds it to the advantages that the credit before it in the chain gave:
     `group_centered() | reverse_kl_advantage(0.5, added=True)`. `k(t)` counts chosen tokens. c = 0 asks for no teacher.
     Raises ValueError for γ outside [0, 1].
@@ -206,21 +209,38 @@ def reverse_kl_advantage(coef: float = 1.0, discount: float = 0.0, added: bool =
 
     @needs("old_logprobs", "teacher_logprobs", *(("advantages",) if added else ()))
     def give(batch: Batch) -> Batch:
-        own = torch.where(batch.mask, -coef * k1(batch.old_logprobs, batch.teacher_logprobs), 0.0)
-        given = _to_go(own, batch.mask, discount)
+        own, paid = torch.where(batch.mask, -coef * k1(batch.old_logprobs, batch.teacher_logprobs), 0.0), batch.mask
+        if batch.has("teacher_spans"):
+            own, paid = _by_span(own, batch.teacher_spans)
+        given = _to_go(own, paid, batch.mask, discount)
         return batch.with_(advantages=batch.advantages + given if added else given)
 
     return give
 
 
-def _to_go(values: Tensor, mask: Tensor, discount: float) -> Tensor:
-    """Discounted sums from each chosen token on, `[B, T]`; tokens that were not chosen neither discount nor get any."""
+def _to_go(values: Tensor, paid: Tensor, mask: Tensor, discount: float) -> Tensor:
+    """Discounted sums from each chosen token on, `[B, T]`, of the values where something is `paid`; other tokens do not
+    discount, and those that were not chosen get nothing."""
     sums = torch.zeros_like(values)
     running = torch.zeros_like(values[:, 0])
     for t in reversed(range(values.shape[1])):
-        running = torch.where(mask[:, t], values[:, t] + discount * running, running)
+        running = torch.where(paid[:, t], values[:, t] + discount * running, running)
         sums[:, t] = running
     return sums * mask
+
+
+def _by_span(values: Tensor, spans: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of each span's values at its last token, 0 elsewhere, and where these tokens are; spans `[B, T]` are
+    numbers from 1, 0 for what belongs to none."""
+    last = torch.zeros_like(spans, dtype=torch.bool)
+    sums = torch.zeros_like(values)
+    for row in range(spans.shape[0]):
+        total = values.new_zeros(int(spans[row].max()) + 1).index_add(0, spans[row], values[row])
+        ends = {number: t for t, number in enumerate(spans[row].tolist()) if number}
+        places = torch.tensor(list(ends.values()), dtype=torch.long, device=spans.device)
+        last[row, places] = True
+        sums[row, places] = total[spans[row, places]]
+    return sums, last
 
 
 @credit

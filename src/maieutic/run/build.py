@@ -174,7 +174,7 @@ def make_stage_algorithm(stage: StageConfig) -> Algorithm:
     _check_optimiser(stage, algorithm)
     check_rounds(stage, algorithm)
     check_frozen(stage, algorithm)
-    check_teacher(stage, algorithm.samples, algorithm.name)
+    check_teacher(stage, algorithm.samples, algorithm.name, algorithm.asks)
     if stage.validation is not None:
         check_metric(stage.validation)
     return algorithm

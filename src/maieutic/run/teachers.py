@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from maieutic.config import Config, StageConfig, TeacherConfig
@@ -58,6 +58,11 @@ class _Making:
         self.count += 1  # each adapter in the policy's module has a name of its own
         role = "teacher" if self.count == 1 else f"teacher{self.count}"
         made = load_beside(self.config, str(spec.path), spec.revision, spec.dtype, self.policy, role)
+        if spec.align:
+            from maieutic.teachers import AlignedTeacher
+
+            limit: int | None = getattr(getattr(made.module, "config", None), "max_position_embeddings", None)
+            return AlignedTeacher(self.backend.frozen(made), made.chat, self.policy.chat, limit), parameters_of(made)
         return self.backend.teacher(made, self.policy, top_k=spec.candidates), parameters_of(made)
 
     def recorded(self, spec: TeacherConfig) -> Made:
@@ -96,10 +101,16 @@ class _Making:
         return self.policy.tokenizer
 
 
-def check_teacher(stage: StageConfig, samples: bool, algorithm: str) -> None:
-    """Raise ConfigError for a recording where rows are written anew, and for a served teacher with a temperature at
-    which it cannot speak."""
+def check_teacher(stage: StageConfig, samples: bool, algorithm: str, asks: Collection[str] = ()) -> None:
+    """Raise ConfigError for a recording where rows are written anew, for a served teacher with a temperature at which
+    it cannot speak, and for one of other tokens that is asked for candidates (`asks`: columns)."""
     for spec in () if stage.teacher is None else stage.teacher.each():
+        if spec.align and "teacher_top_ids" in asks:
+            raise ConfigError(
+                f"stage {stage.name!r}: got a teacher with align = true, and {algorithm} compares candidates token by "
+                "token. Choose an algorithm that asks for log-probs of what was written (on_policy_distillation), or "
+                "let the teacher write solutions and fine-tune on them (sft)"
+            )
         if spec.recorded is not None and samples:
             raise ConfigError(
                 f"stage {stage.name!r}: got a recorded teacher, and {algorithm} learns from what the policy writes, of "
