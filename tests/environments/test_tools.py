@@ -202,6 +202,8 @@ def length(points: list[Point]) -> float:
 
 async def slow(seconds: float) -> str:
     """Wait."""
+    if seconds < 0:
+        raise SystemExit(4)
     await asyncio.sleep(seconds)
     return "woke"
 
@@ -252,6 +254,7 @@ TOOLS = ToolUse([tool_function(weather), tool_function(slow, seconds=0.05), tool
         (call("weather", city="Atlantis"), "error: LookupError: no such city", 1),
         (call("weather", city="Limbo"), "error: SystemExit: 3", 1),
         (call("weather", city="Babel"), "error: ask in English", 1),
+        (call("slow", seconds=-1), "error: SystemExit: 4", 1),
         (call("slow", seconds=20), "error: slow took longer than 0.05 s", 1),
         (call("stuck"), "error: stuck took longer than 0.05 s", 1),
         ('<tool_call>{"name": "weather", "arguments": [1]}</tool_call>', "must be a JSON object", 1),
