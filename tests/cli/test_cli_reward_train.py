@@ -51,6 +51,7 @@ def test_what_is_wrong_is_said(command, trained, rows, tmp_path):
     assert (kind.code, "nothing of kind 'process'" in kind.err) == (3, True)
     idle = command("reward", "train", "--data", rows, "--model", trained, "--out", out, "--set", "centre=0.1")
     assert "centre, which does nothing for kind = 'outcome'" in idle.err
+    assert not out.exists(), "what was refused leaves nothing behind"
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     full = command("reward", "train", "--data", rows, "--model", trained, "--out", tmp_path / "full")

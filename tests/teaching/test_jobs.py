@@ -177,6 +177,9 @@ def test_the_command_line(models, tmp_path, capsys):
         "prompts = 2\n"
     )
     out = tmp_path / "out"
+    for wrong in ("teacher=nobody", 'tasks.train.taskset="nothing"', "collect.students=['nobody']"):
+        assert main(["distil", str(distil), "--out", str(out), "--only-collect", "-q", "--set", wrong]) in (2, 4)
+        assert not out.exists(), "what was refused is not in the way"
     assert main(["distil", str(distil), "--out", str(out), "--only-collect", "-q"]) == 0
     assert not (out / "student").exists()
     capsys.readouterr()

@@ -94,7 +94,7 @@ EXAMPLES = {
     ],
     "sweep": ["maieutic sweep examples/sweep.toml", "maieutic sweep examples/sweep.toml --jobs 2 --json sweep.json"],
     "search": [
-        "maieutic search runs/my arithmetic --method vote,wait:form=#,refine --budget 64,128,256 --limit 200",
+        "maieutic search runs/my arithmetic --method vote,refine,wait:form=#:ignore= --budget 64,128,256 --limit 200",
         "maieutic search runs/my arithmetic --method best_of_n --reward-model models/orm --out searches/my",
     ],
     "sample": ["maieutic sample runs/my arithmetic --n 5 --random", "maieutic sample models/tiny questions.jsonl"],

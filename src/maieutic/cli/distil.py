@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from maieutic.cli.running import ConfigFile, carry_out
 from maieutic.cli.screen import Json, Quiet, Screen, screen, table
+from maieutic.cli.screen import folder as no_file
 from maieutic.cli.train import check, conclude
 from maieutic.run.interrupt import interrupted
 
@@ -40,7 +42,8 @@ def distil(
     from maieutic.run.distil import STUDENT, begin, student_config
 
     show = screen(context, json, quiet)
-    read = _read(config, overrides or [])
+    no_file(out, "--out")
+    read = read_distil(config, overrides or [])
     folder = out or Path("runs") / read.name
     if not only_collect:
         student_config(read, folder)  # before anything slow: is there a student?
@@ -57,7 +60,7 @@ def distil(
     show.write_json({**found, "student": conclude(show, run, summary)})
 
 
-def _read(path: Path, overrides: list[str]) -> DistilConfig:
+def read_distil(path: Path, overrides: Sequence[str]) -> DistilConfig:
     """The settings; folders of runs become their models' folders."""
     from maieutic.cli.values import model_source, template_of
     from maieutic.config import parse_table, read_tables

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maieutic.cli import complete
-from maieutic.cli.screen import Json, Quiet, Screen, screen, table
+from maieutic.cli.screen import Json, Quiet, Screen, folder, screen, table
 from maieutic.errors import ConfigError
 from maieutic.run.interrupt import interrupted
 
@@ -56,6 +56,7 @@ def train_reward(
     show = screen(context, json, quiet)
     if out is None:
         raise ConfigError("got no --out; expected the folder to which the reward model goes, for example models/orm")
+    folder(out, "--out")
     given: dict[str, Any] = {"data": data or None, "kind": kind, "model": model, "epochs": epochs}
     told = {key: value for key, value in given.items() if value is not None}
     rate = [] if learning_rate is None else [f"optimiser.learning_rate={learning_rate}"]

@@ -77,6 +77,12 @@ def writable(path: Path, option: str) -> None:
         raise ConfigError(f"{option} {path}: it may not be written; choose another file")
 
 
+def folder(path: Path | None, option: str) -> None:
+    """Raise ConfigError where a file is in the way of a folder at `path`."""
+    if path is not None and path.exists() and not path.is_dir():
+        raise ConfigError(f"{option} {path}: that is a file; expected a folder, or the name of a new one")
+
+
 def table(*columns: str, title: str | None = None) -> Table:
     """An empty table in the style of the command line."""
     from rich import box

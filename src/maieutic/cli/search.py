@@ -10,7 +10,7 @@ import typer
 
 from maieutic.cli import complete
 from maieutic.cli.models import Device, Length, Limit, ModelName, Options, TaskName, Template, Threads, load
-from maieutic.cli.screen import Json, Quiet, Screen, screen, table
+from maieutic.cli.screen import Json, Quiet, Screen, folder, screen, table
 from maieutic.cli.values import settings, taskset
 from maieutic.errors import ConfigError, UnknownName
 from maieutic.run.interrupt import interrupted
@@ -18,6 +18,9 @@ from maieutic.run.interrupt import interrupted
 if TYPE_CHECKING:
     from maieutic.run.searching import Asking, Method
     from maieutic.search.results import Solved, Summary
+
+#: What an option of a search may be, in words.
+KINDS = {"bool": "true or false", "float": "a number", "int": "a whole number", "str": "a text (a number in quotes)"}
 
 Methods = Annotated[
     list[str] | None,
@@ -70,6 +73,7 @@ def search(
     found (with --out); the same command goes on.
     """
     show = screen(context, json, quiet)
+    folder(out, "--out")
     given = settings(options or [])
     methods, budgets = with_delimiter(parsed(method or ["vote"]), delimiter), parsed_budgets(budget)
     if all(each.label != "vote" for each in methods):
@@ -96,6 +100,8 @@ def search(
 
 def parsed(given: Sequence[str]) -> list[Method]:
     """`["vote,wait:times=4"]` as methods. Raises UnknownName and ConfigError for what is none."""
+    from inspect import signature
+
     from maieutic.run.searching import Method
     from maieutic.search.methods import SEARCHES
     from maieutic.search.methods import options as options_of
@@ -110,13 +116,26 @@ def parsed(given: Sequence[str]) -> list[Method]:
             if "=" not in pair:
                 raise ConfigError(f"--method {label!r}: got {pair!r}; expected option=value after the colon")
             wanted |= settings([pair])
-        for key in wanted:
+        for key, value in wanted.items():
             if key not in options_of(name):
                 raise UnknownName(f"option of the search {name}", key, options_of(name))
+            _check_kind(label, key, value, str(signature(SEARCHES[name]).parameters[key].annotation))
         if label in made:
             raise ConfigError(f"--method: {label} is given twice")
         made[label] = Method(name, wanted, label)
     return list(made.values())
+
+
+def _check_kind(label: str, key: str, value: Any, annotation: str) -> None:
+    """Raise ConfigError for a text where a number is meant, and for a judge, which no text can be."""
+    allowed = set(annotation.replace("Delimiter", "str").split(" | ")) - {"None"}
+    if type(value).__name__ in allowed:
+        return
+    if not allowed <= KINDS.keys():
+        raise ConfigError(f"--method {label!r}: {key} cannot be said here; --reward-model FOLDER gives a judge")
+    if not (type(value) is int and "float" in allowed):
+        expected = " or ".join(KINDS[each] for each in sorted(allowed))
+        raise ConfigError(f"--method {label!r}: got {key}={value!r}; expected {expected}")
 
 
 def with_delimiter(methods: Sequence[Method], delimiter: str | None) -> list[Method]:

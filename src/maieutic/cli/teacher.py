@@ -13,7 +13,7 @@ import typer
 
 from maieutic.cli.groups import group
 from maieutic.cli.models import Device, Limit, TaskName, Template, Threads, TrainOptions, found_model
-from maieutic.cli.screen import Json, Quiet, Screen, screen, table, writable
+from maieutic.cli.screen import Json, Quiet, Screen, folder, screen, table, writable
 from maieutic.cli.values import settings, taskset, template_of
 from maieutic.errors import ConfigError, UnknownName
 
@@ -65,6 +65,7 @@ def record_teacher(
         raise ConfigError(
             "got no --out; expected the folder to which the recording goes, for example data/teacher-top20"
         )
+    folder(out, "--out")
     if url is not None and student is None:
         raise ConfigError("got --url without --student; expected the model whose template and token ids are to be sent")
     tasks = taskset(task, settings(options or []), split="train")
@@ -205,7 +206,8 @@ def _threads(threads: int | None) -> None:
 def _say(show: Screen, title: str, found: dict[str, Any]) -> None:
     rows = table("", "", title=title)
     for name, value in found.items():
-        told = ", ".join(f"{key} {each:,.15g}" for key, each in value.items()) if isinstance(value, dict) else value
+        amounts = value.items() if isinstance(value, dict) else ()
+        told = ", ".join(f"{key} {round(each, 1):,.15g}" for key, each in amounts) if amounts else value
         rows.add_row(name.replace("_", " "), f"{told:,}" if isinstance(told, int) else str(told))
     show.out.print(rows)
 

@@ -22,6 +22,7 @@ from maieutic.config import Config, parse_config, write_toml
 from maieutic.config.teaching import DistilConfig
 from maieutic.errors import ConfigError, DataError
 from maieutic.loops import run_async
+from maieutic.models.find import find_model
 from maieutic.protocols import Chat, Reward
 from maieutic.rollout import Roller
 from maieutic.run.durable import write_text
@@ -54,6 +55,11 @@ def begin(config: DistilConfig, out: Path, *, resume: bool) -> None:
         return
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty, and was not begun by `maieutic distil`; choose another --out")
+    # what cannot be carried out leaves no folder behind, which would be in the way of the next attempt
+    spec = config.collect
+    for name in (config.teacher, *([] if spec.student is None else [spec.student]), *spec.students):
+        find_model(name)
+    Tasksets(lessons_alone(config))[TAUGHT]
     out.mkdir(parents=True, exist_ok=True)
     write_text(note, told)
 
@@ -69,7 +75,7 @@ def collect(
     files = {FILE: file} if config.collect.margin is None else {FILE: file, PREFERENCES: out / PREFERENCES}
     fresh: dict[str, Any] = {"done": 0, "left_out": 0, "bytes": dict.fromkeys(files, 0)}
     state: dict[str, Any] = json.loads(note.read_text()) if note.is_file() else fresh
-    tasksets = Tasksets(_tasks_alone(config))
+    tasksets = Tasksets(lessons_alone(config))
     taught = tasksets[TAUGHT]
     total = len(taught) if config.collect.limit is None else min(config.collect.limit, len(taught))
     collector = None if state["done"] >= total else make_collector(config, taught, tasksets)
@@ -123,7 +129,7 @@ def counted(file: Path) -> dict[str, Any]:
     }
 
 
-def _tasks_alone(config: DistilConfig) -> Config:
+def lessons_alone(config: DistilConfig) -> Config:
     """A config for its tables of tasks only, the lessons among them."""
     tasks = {**tables(config.tasks), TAUGHT: lessons(config, config.collect.tasks)}
     stage = {"algorithm": "sft", "tasks": TAUGHT, "steps": 1}

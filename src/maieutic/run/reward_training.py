@@ -67,11 +67,13 @@ def train_reward_model(
     Raises RunError where `out` holds something else, Interrupted when it was asked to stop.
     """
     _check_free(out, resume)
+    # data and model are read before the folder is made: what is refused leaves nothing behind
+    taught = None if (out / "training").exists() else set_up(config)
     with RunDirectory.create(out / "training", write_toml(config), resume=resume) as directory:
         done = directory.summary()
         if done is not None:
             return done
-        taught = set_up(config)
+        taught = taught or set_up(config)
         with Store(directory.database) as store:
             _learn(config, taught, store, Checkpoints(directory.checkpoints, keep=1), watch, stop)
         model = finished(taught)
