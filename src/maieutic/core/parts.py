@@ -1,10 +1,7 @@
 """Parts of an algorithm: functions that know what they read, print as they were written, and compose.
 
     @credit / @loss / @weigh / @select       turn a factory `clipped_surrogate(epsilon=0.2)` into one that makes a Part
-    @needs("advantages", "old_logprobs")     declares the batch columns that a function reads
-    @requires("values")                      declares what the learner must be able to do
-    @compares(2)                             declares that a credit compares at least two rollouts of a task
-    @shown                                   declares that a select is of what was shown, not of what the policy wrote
+    @needs, @requires, @compares, @shown     what a function declares of itself before that (`core.declared`)
 
     clipped_surrogate(0.2) + 0.01 * kl_to_reference()      losses add and scale; a loss times 0 is no loss
     kl_in_reward(0.05) | gae()                             credits chain, left first; `none()` vanishes in a chain
@@ -20,10 +17,11 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import torch
 
+from maieutic.core.declared import CAPABILITIES, Keeps, Memory, compares, needs, remembers, requires, shown
 from maieutic.errors import MissingColumn
 from maieutic.types import PROVIDERS, Batch, Example, Group, Outputs, Score
 
@@ -33,78 +31,12 @@ if TYPE_CHECKING:
     from maieutic.protocols import Chat, Learner
     from maieutic.steps import Labels
 
+__all__ = [  # with what a function declares, for those who write parts
+    "CAPABILITIES", "Algorithm", "Credit", "Keeps", "Loss", "Memory", "Part", "Select", "Update", "Weigh",
+    "compares", "credit", "loss", "needs", "remembers", "requires", "select", "shown", "weigh",
+]  # fmt: skip
+
 P = ParamSpec("P")
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _declared(**attributes: Any) -> Callable[[F], F]:
-    def declare(function: F) -> F:
-        for name, value in attributes.items():
-            setattr(function, name, value)
-        return function
-
-    return declare
-
-
-def needs(*columns: str) -> Callable[[F], F]:
-    """Declare the columns that a function reads beyond those which `pack` fills (see `types.PROVIDERS`).
-
-    Raises ValueError for a column that does not exist.
-    """
-    unknown = sorted(set(columns) - PROVIDERS.keys())
-    if unknown:
-        raise ValueError(f"needs({', '.join(unknown)}): no such column; known: {', '.join(PROVIDERS)}")
-
-    return _declared(needs=frozenset(columns))
-
-
-#: What a learner may be able to do beyond log-probs and steps, and what gives it that.
-CAPABILITIES: Mapping[str, str] = {
-    "values": "a policy with a critic: `LocalBackend().policy(model, optimiser, critic=ValueHead())`, or "
-    "`[stages.critic]` in the config",
-    "restart": "a policy that keeps the weights it began with: `LocalBackend().policy(model, optimiser, restart=True)`",
-    "trust_region": "a learner with Fisher-vector products: the local backend's, for a model whose attention can be "
-    'differentiated twice (`load_causal(path, attention="eager")`)',
-}
-
-
-def requires(*capabilities: str) -> Callable[[F], F]:
-    """Declare what the learner must be able to do (see `CAPABILITIES`). Raises ValueError for what is not known."""
-    unknown = sorted(set(capabilities) - CAPABILITIES.keys())
-    if unknown:
-        raise ValueError(f"requires({', '.join(unknown)}): no such capability; known: {', '.join(CAPABILITIES)}")
-
-    return _declared(requires=frozenset(capabilities))
-
-
-def remembers(*memory: Memory) -> Callable[[F], F]:
-    """Declare that a function remembers something from batch to batch, which a run must save."""
-    return _declared(memory=memory)
-
-
-def shown(function: F) -> F:
-    """Declare that a select is of what was shown (demonstrations, given preferences): nothing is to be sampled."""
-    function.shown = True  # type: ignore[attr-defined]
-    return function
-
-
-def compares(siblings: int) -> Callable[[F], F]:
-    """Declare that a credit has something to say only of groups of at least so many rollouts."""
-    return _declared(siblings=siblings)
-
-
-class Memory(Protocol):
-    """Something that a part carries from batch to batch. `state` is JSON; `restore(state())` goes on as before."""
-
-    def state(self) -> dict[str, Any]: ...
-
-    def restore(self, state: Mapping[str, Any]) -> None: ...
-
-
-class Keeps(Memory, Protocol):
-    """A memory of rollouts to learn from again; `add` puts those of these groups that are to be kept beside them."""
-
-    def add(self, groups: Sequence[Group]) -> None: ...
 
 
 @dataclass(frozen=True)
