@@ -49,7 +49,7 @@ from maieutic.tasks.number_games import game_of_24
 from maieutic.tasks.taskset import take
 from maieutic.types import Finish
 
-GAME: Mapping[str, Any] = {"largest": 20, "whole": True, "largest_result": 100}
+GAME: Mapping[str, Any] = {"whole": True, "largest_result": 100}
 RULES = Rules(every=True, whole=True, limit=100)
 DELIMITER = " ;"
 #: Tokens of a solution (moves of 10, 9 and 8, and the end), of the longest move, and of a completion at most.
@@ -68,7 +68,7 @@ LABELS: Mapping[str, str] = {
 class Sizes:
     """How much of everything: `demonstrations` for the start; `problems` with `solutions` each, and `continuations` of
     every prefix, for two judges; `practice` problems with `samples` each for the third; `held_out` problems to examine
-    them, at `budgets` (in solutions)."""
+    them, at `budgets` (in solutions). Numbers go up to `largest`."""
 
     demonstrations: int = 48_000
     problems: int = 1500
@@ -78,10 +78,11 @@ class Sizes:
     samples: int = 6
     held_out: int = 200
     budgets: tuple[int, ...] = (1, 4, 8, 16)
+    largest: int = 20
 
 
-#: For a look: seconds.
-QUICK = Sizes(4800, 60, 4, 4, 200, 4, 12, (1, 4))
+#: For a look: seconds, and an easier game, of which something is learned in these.
+QUICK = Sizes(4800, 60, 4, 4, 200, 4, 12, (1, 4), 10)
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,15 @@ class Seed:
             write_text(noted, f"{time.process_time() - begun:.1f}")
         return float(noted.read_text())
 
+    @property
+    def game(self) -> dict[str, Any]:
+        """What the taskset is told."""
+        return {**GAME, "largest": self.sizes.largest}
+
     def asking(self, split: str = "test", limit: int | None = None) -> Asking:
         """The problems of a split, and the start to be asked; test problems are the same for all seeds."""
         model = load_causal(self.folder / "start", dtype="float32", device="cpu")
-        tasks = game_of_24(split, **GAME, seed=self.seed if split == "train" else 0)
+        tasks = game_of_24(split, **self.game, seed=self.seed if split == "train" else 0)
         sampler = LocalBackend(threads=1).sampler(model)
         return Asking(tasks, sampler, model.chat, MOST, 1.0, self.seed, limit)
 
@@ -128,7 +134,7 @@ def make_start(seed: Seed, folder: Path) -> None:
     config = {
         "name": "start", "threads": 1, "seed": seed.seed,
         "model": {"small": {"layers": 2, "width": 128, "context": 96}},
-        "tasks": {"train": {"taskset": "game_of_24", **GAME, "size": seed.sizes.demonstrations}},
+        "tasks": {"train": {"taskset": "game_of_24", **seed.game, "size": seed.sizes.demonstrations}},
         "stages": [stage],
     }  # fmt: skip
     run = folder.with_name(f"{folder.name}-run")
@@ -236,10 +242,26 @@ def make_judge(seed: Seed, labels: str, folder: Path) -> None:
 #: Arm → (search, its options at a budget of so many solutions, who judges).
 ARMS: Mapping[str, tuple[str, Callable[[int], dict[str, Any]], Sequence[str]]] = {
     "beam": ("beam", lambda n: {"beams": max(1, n // 4), "children": min(4, n)}, (*LABELS, "perfect")),
+    "beam, product": (
+        "beam",
+        lambda n: {"beams": max(1, n // 4), "children": min(4, n), "aggregate": "prod"},
+        ("exact, many",),
+    ),
+    "beams apart, vote": (
+        "beam",
+        lambda n: {"beams": max(1, n // 2), "children": min(2, n), "apart": True, "vote": True},
+        ("continuations", "exact, many"),
+    ),
+    "particles": ("particles", lambda n: {"particles": n}, ("exact, many",)),
     "mcts": (
         "mcts",
         lambda n: {"simulations": 1000, "children": min(n, 4 if n < 16 else 6), "c": 0.1},
         ("exact, many", "perfect"),
+    ),
+    "mcts, widening": (
+        "mcts",
+        lambda n: {"simulations": 1000, "children": min(n, 2), "c": 0.1, "widen": 1.0},
+        ("exact, many",),
     ),
     "depth first": (
         "thoughts_dfs",
@@ -268,7 +290,8 @@ def make_found(seed: Seed) -> tuple[dict[tuple[str, int], list[Solved]], float]:
         made = search_all(asking, list(arms(judges, size)), [size * SOLUTION], seed.folder / "searches", {})
         found.update({(label, size): rows for (label, _), rows in made.items()})
         before = json.loads(noted.read_text()) if noted.exists() else {}
-        write_text(noted, json.dumps({str(size): round(time.process_time() - begun, 1), **before}))
+        spent = before.get(str(size), 0.0) + time.process_time() - begun  # an arm that is new takes its own time
+        write_text(noted, json.dumps({**before, str(size): round(spent, 1)}))
     return found, sum(json.loads(noted.read_text()).values())
 
 
@@ -290,10 +313,10 @@ def make_scores(seed: Seed, rows: Sequence[Solved], file: Path) -> None:
     write_text(file, json.dumps(said))
 
 
-def judged(solved: Sequence[Solved], said: Mapping[str, Any]) -> dict[str, Any]:
+def judged(seed: Seed, solved: Sequence[Solved], said: Mapping[str, Any]) -> dict[str, Any]:
     """Of each judge, by step, how well it tells right beginnings from wrong ones in the samples of a vote: the share
     that is right, AUC over all, and pairs within a problem. A beginning that comes up again counts once."""
-    tasks = game_of_24("test", **GAME)
+    tasks = game_of_24("test", **seed.game)
     rows: dict[str, dict[int, dict[tuple[int, str], tuple[float, float]]]] = {labels: {} for labels in LABELS}
     for i, row in enumerate(solved):
         for number, each in enumerate(row.tried):
@@ -338,17 +361,37 @@ TRIALS: Mapping[str, tuple[str, dict[str, Any]]] = {
         )
         for n, threshold in ((4, 0.3), (8, 0.3), (8, 0.5))
     },
+    **{
+        f"mcts, widening from {n} children": ("mcts", {"simulations": 1000, "children": n, "c": 0.1, "widen": 1.0})
+        for n in (1, 2, 3)
+    },
 }  # fmt: skip
 
 
-def trial(seed: Seed, size: int = 8) -> str:
+def against_its_judge(size: int) -> dict[str, tuple[str, dict[str, Any]]]:
+    """What is tried of searches that do not keep the highest of all, each with all of a budget of `size` solutions."""
+    vote = {"apart": True, "vote": True}
+    return {
+        **{
+            f"beams apart, {size // n} × {n}, vote": ("beam", {"beams": size // n, "children": n, **vote})
+            for n in (2, 4)
+        },
+        **{
+            f"particles, uneven {uneven:g}": ("particles", {"particles": size, "uneven": uneven})
+            for uneven in (0.0, 0.5, 1.0)
+        },
+    }
+
+
+def trial(seed: Seed, size: int) -> str:
     """What the trials come to at a budget of `size` solutions: how many are right, in %, and tokens a problem."""
+    tried = {**TRIALS, **against_its_judge(size)}
     asking = seed.asking("validation", seed.sizes.held_out // 2)
     judges = {"exact, many": of_model(seed.model("exact, many")), "perfect": perfect(asking.chat)}
     lines = ["| trial | judge | right, % | tokens |", "|---|---|---|---|"]
     for who, judge in judges.items():
         steps = {"delimiter": DELIMITER, "step_tokens": STEP, "values": judge}
-        methods = [Method(n, o if n == "vote" else {**steps, **o}, label) for label, (n, o) in TRIALS.items()]
+        methods = [Method(n, o if n == "vote" else {**steps, **o}, label) for label, (n, o) in tried.items()]
         made = search_all(asking, methods, [size * SOLUTION])
         for (label, _), rows in made.items():
             right = sum(row.correct for row in rows) / len(rows)

@@ -1,19 +1,20 @@
 """Whether tree searches with a judge of steps beat the plurality vote at equal tokens: the game of 24, three seeds.
 
-    python -m benchmarks search [--seeds N] [--budgets 1,4,8,16] [--quick] [--trial]
+    python -m benchmarks search [--seeds N] [--budgets 1,4,8,16] [--quick] [--trial [SEED]]
                                 [--runs DIR] [--json FILE] [--pictures DIR]
 
 A small model learns to play by imitation; judges of steps learn from its own solutions, with exact labels and with
 labels by continuations. Then beams, Monte-Carlo tree search and trees of thoughts spend as many tokens on each held-out
 problem as the vote and the best of n do. A judge that is never wrong shows what searches could do. Everything is made
 from nothing; parts and rows are kept in DIR, so the command may be stopped and given again. With --trial the settings
-of the searches are tried, on validation problems and the first seed.
+of the searches are tried, on validation problems and one seed, at the largest of the budgets.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from typing import Any
 import torch
 
 from benchmarks import _search_parts as parts
+from benchmarks._results import write_json
 from benchmarks._step_pictures import Panel, draw
 from benchmarks.step_supervision import rounded
 from benchmarks.svamp import machine
@@ -42,8 +44,8 @@ Values = dict[str, dict[str, list[float]]]
 Found = Mapping[tuple[str, int], Sequence[Solved]]
 
 
-def make(seed: parts.Seed) -> tuple[Found, dict[str, float]]:
-    """Everything of a seed, in order: what was found, and processor seconds of each part."""
+def make_parts(seed: parts.Seed) -> dict[str, float]:
+    """The start and the judges of a seed, in order; processor seconds of each part."""
     work: dict[str, Callable[[Path], Any]] = {
         "start": partial(parts.make_start, seed),
         "labels": partial(parts.make_labels, seed),
@@ -54,6 +56,12 @@ def make(seed: parts.Seed) -> tuple[Found, dict[str, float]]:
     for name, step in work.items():
         seconds[name] = seed.part(name, step)
         print(f"seed {seed.seed}: {name}, {seconds[name]:.0f} s", file=sys.stderr, flush=True)
+    return seconds
+
+
+def make(seed: parts.Seed) -> tuple[Found, dict[str, float]]:
+    """Everything of a seed: what was found, and processor seconds of each part."""
+    seconds = make_parts(seed)
     found, seconds["searches"] = parts.make_found(seed)
     print(f"seed {seed.seed}: searches, {seconds['searches']:.0f} s", file=sys.stderr, flush=True)
     for size in seed.sizes.budgets:
@@ -78,7 +86,7 @@ def examine(seed: parts.Seed, found: Found) -> dict[str, Any]:
     for (label, size), rows in found.items():
         total = sum((row.cost for row in rows), Cost())
         costs[label][str(size)] = {name: value / len(rows) for name, value in asdict(total).items()} | ends(rows)
-    return {"rules": rules, "costs": costs, "judges": parts.judged(found["vote", size], said)}
+    return {"rules": rules, "costs": costs, "judges": parts.judged(seed, found["vote", size], said)}
 
 
 def chosen(row: Solved, scores: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, float]:
@@ -169,7 +177,8 @@ def _judges(results: Sequence[Mapping[str, Any]]) -> list[str]:
                 statistics.fmean(each["judges"][labels][step][name] for each in results)
                 for name in ("share", "auc", "pair_accuracy")
             )
-            lines.append(f"| {labels} | {step} | {100 * share:.1f} | {area:.3f} | {pairs:.3f} |")
+            cells = " | ".join("–" if math.isnan(each) else f"{each:.3f}" for each in (area, pairs))
+            lines.append(f"| {labels} | {step} | {100 * share:.1f} | {cells} |")
     return lines
 
 
@@ -182,8 +191,8 @@ def _points(value: Mapping[str, Any]) -> str:
 
 def picture(results: Sequence[Mapping[str, Any]]) -> str:
     """Accuracy against tokens: medians over seeds, lowest to highest."""
-    shown = (VOTE, "best of n by exact, many", "beam by exact, many", "mcts by exact, many",
-             "depth first by exact, many", "beam by perfect")  # fmt: skip
+    shown = (VOTE, "weighted vote by exact, many", "beams apart, vote by exact, many", "mcts, widening by exact, many",
+             "beam by exact, many", "beam by perfect")  # fmt: skip
     curves = {
         rule: [
             [(int(size) * parts.SOLUTION, statistics.fmean(values)) for size, values in each["rules"][rule].items()]
@@ -199,7 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, help="seeds 0 … N − 1 (3; with --quick 1)")
     parser.add_argument("--quick", action="store_true", help="one seed, a start that has learned little, few problems")
-    parser.add_argument("--trial", action="store_true", help="try settings of the searches, and end")
+    parser.add_argument("--trial", type=int, nargs="?", const=0, metavar="SEED", help="try settings, and end")
     parser.add_argument("--budgets", metavar="N,N", help="in solutions (1,4,8,16; with --quick 1,4)")
     parser.add_argument("--runs", type=Path, help="where everything is kept (runs/search, or runs/search-quick)")
     parser.add_argument("--json", type=Path, help="where what was found is written")
@@ -219,19 +228,20 @@ def main(arguments: list[str] | None = None) -> int:
     write_text(note, told)
     if given.budgets:
         sizes = replace(sizes, budgets=tuple(sorted({int(each) for each in given.budgets.split(",")})))
+    if given.trial is not None:
+        seed = parts.Seed(runs / str(given.trial), given.trial, sizes)
+        make_parts(seed)
+        print(parts.trial(seed, sizes.budgets[-1]))
+        return 0
     results = []
     for number in range(given.seeds or (1 if given.quick else 3)):
         seed = parts.Seed(runs / str(number), number, sizes)
-        if given.trial:
-            print(parts.trial(seed))
-            return 0
         found, seconds = make(seed)
         results.append({**examine(seed, found), "seconds": seconds})
         apart = differences(results)
         if given.json:
             data = {"machine": machine(), "sizes": asdict(sizes), "seeds": results, "differences": apart}
-            given.json.parent.mkdir(parents=True, exist_ok=True)
-            write_text(given.json, json.dumps(rounded(data)))
+            write_json(given.json, rounded(data), indent=None)
     if given.pictures:
         given.pictures.mkdir(parents=True, exist_ok=True)
         write_text(given.pictures / "search.svg", picture(results))

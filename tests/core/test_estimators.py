@@ -223,3 +223,23 @@ def test_perfect_scores_make_best_of_k_pass_at_k_and_constant_ones_pass_at_1() -
 def test_impossible_requests_say_what_was_got(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_problems_of_different_difficulty_explain_both_numbers_of_a_small_model():
+    """79 % pass@8 beside 30 % majority of 8: success probabilities p ~ Beta(.74, 1.2), whose mean is .38, give both,
+    where a p of .38 for all would give pass@8 of .978. Counts of 64 samples of such a problem are beta-binomial."""
+
+    def log_beta(a: float, b: float) -> float:
+        return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+    n, counts = 64, np.arange(65)
+    chance = np.array(
+        [math.comb(n, c) * math.exp(log_beta(0.74 + c, 1.2 + n - c) - log_beta(0.74, 1.2)) for c in counts]
+    )
+    assert chance.sum() == pytest.approx(1)
+    mean = {k: float(chance @ pass_at_k(n, counts, k)) for k in (1, 8)}
+    assert mean[1] == pytest.approx(0.74 / 1.94) == pytest.approx(0.381, abs=5e-4)
+    assert mean[8] == pytest.approx(0.792, abs=2e-3)
+    assert float(chance @ strict_majority_at_k(n, counts, 8)) == pytest.approx(0.302, abs=1e-3)
+    alike = np.array([math.comb(n, c) * 0.38**c * 0.62 ** (n - c) for c in counts])
+    assert float(alike @ pass_at_k(n, counts, 8)) == pytest.approx(0.978, abs=5e-4)

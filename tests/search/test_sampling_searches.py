@@ -4,8 +4,11 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+import search_tree as tree
 
 from maieutic.backends.toy import STOP, ScriptedSampler, ToyChat, ToySums, toy_policy
+from maieutic.core.estimators import pass_at_k
+from maieutic.core.selection import best_of_value, plurality
 from maieutic.errors import ConfigError, RewardError, UnknownName
 from maieutic.evaluate import evaluate_sync
 from maieutic.protocols import Sampling
@@ -49,6 +52,51 @@ def test_the_three_rules_on_one_set_of_samples():
     # 2 + 3 + 4 + 5 + 6 tokens were chosen, and the prompt of 2 was read once, in one call
     assert (best.cost.generated, best.cost.prefilled, best.cost.calls, best.cost.judged) == (20, 2, 1, 5)
     assert solve("vote", samples=5).cost.judged == 0
+
+
+def drawn(name: str, key: str, values=None, **given):
+    """What a search of twelve samples, or as many as are given, finds of the tree of three letters."""
+    judge = {} if values is None else dict.fromkeys(requires(name), lambda prompt, rows: [values(row) for row in rows])
+    given |= {"delimiter": ";"} if "delimiter" in options(name) else {"samples": 12}
+    search = make_search(name, tree.policy(), tree.CHAT, tree.read, **judge, **given)
+    return asyncio.run(search.solve(tree.question(key), 10_000))
+
+
+COMMON = "a ; a ; b ;"  # .6 · .6 · .3 = .108 a sample
+KEYS = [f"{i}" for i in range(40)]
+
+
+def test_a_perfect_score_makes_best_of_n_pass_at_n_and_a_constant_one_pass_at_1():
+    samples = {key: [each.answer == COMMON for each in drawn("vote", key).candidates] for key in KEYS}
+    pass_at = {k: sum(float(pass_at_k(12, sum(right), k)) for right in samples.values()) / 40 for k in (1, 12)}
+
+    def accuracy(values) -> float:
+        return sum(drawn("best_of_n", key, values).answer == COMMON for key in KEYS) / 40
+
+    perfect = accuracy(lambda row: float(tree.CHAT.decode(row) == COMMON))
+    assert perfect == pass_at[12] > 0.6
+    # of equals the earliest wins, so what is counted is the first sample of each; its chance is pass@1's
+    assert accuracy(lambda row: 0.3) == sum(right[0] for right in samples.values()) / 40
+    expected = [best_of_value([0.3] * 12, right) for right in samples.values()]
+    assert sum(expected) / 40 == pytest.approx(pass_at[1])
+    assert abs(accuracy(lambda row: 0.3) - 0.108) < 3 * (0.108 * 0.892 / 40) ** 0.5  # three standard errors
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("weighted_vote", {}),
+        ("particles", {"particles": 12, "uneven": 1.0}),
+        ("beam", {"beams": 12, "children": 1, "apart": True, "vote": True}),
+    ],
+)
+def test_a_constant_score_makes_a_weighted_vote_the_plurality(name: str, given):
+    for key in KEYS[:12]:
+        found = drawn(name, key, lambda row: 0.3, **given)
+        assert len(found.candidates) == 12
+        assert found.answer == plurality([each.answer for each in found.candidates])
+        if name == "weighted_vote":
+            assert found.answer == drawn("vote", key).answer
 
 
 def test_no_answer_never_wins_unless_none_has_one():
