@@ -6,9 +6,12 @@ import ast
 import tomllib
 from pathlib import Path
 
+from maieutic.config import parse_config
 from maieutic.environments.asking import TIMEOUT
 from maieutic.own_environment import MAX_TURNS
-from maieutic.run.tasksets import named_taskset
+from maieutic.run.build import describe
+from maieutic.run.rewards import make_reward
+from maieutic.run.tasksets import Tasksets, named_taskset
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "environments.md").read_text()
@@ -46,3 +49,10 @@ def test_its_table_of_tasks_is_one(tmp_path: Path) -> None:
     tasks = named_taskset(options.pop("taskset"), options)
     assert (tasks.environment.name, tasks.environment.max_turns, tasks.environment.max_turn_length) == ("Guess", 6, 32)
     assert f"{MAX_TURNS}, none, {TIMEOUT:g}" in PAGE
+
+
+def test_its_mixture_of_rewards_is_one() -> None:
+    tables = tomllib.loads(block("toml", 1))
+    config = parse_config({"model": {"small": {"layers": 1, "width": 16, "context": 300}}, **tables})
+    assert "played in 'guess'" in describe(config, Tasksets(config))
+    assert make_reward(config.stages[0], Tasksets(config)["train"])

@@ -106,7 +106,7 @@ def test_by_hand():
 
 
 def test_sums_over_turns_are_charged_too():
-    """Every turn costs 1: to leave spares none of it. Nothing is to be expected after it, so nothing is bootstrapped."""
+    """Every turn costs 1: to leave spares none of it. Nothing is expected after it: no bootstrap."""
     group = group_of("stay stay stay stay", "stay …", "…")
     assert [score.forfeits for score in group.scores] == [(), (-1.0,) * 3, (-1.0,) * 4]
     batch = pack(everything()([group]))

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from maieutic.backends.toy import STOP, ScriptedSampler, ToyChat
 from maieutic.config import parse_config
+from maieutic.environments.episodes import Transcript
 from maieutic.environments.rules import EachInItsOwn, Ruled
 from maieutic.errors import ConfigError, RewardError
 from maieutic.play import Player
 from maieutic.protocols import Reply
+from maieutic.report.transcripts import shown_first
 from maieutic.rewards.compose import nothing, weighted
 from maieutic.rewards.lift import load_reward, reward
 from maieutic.run.build import describe
 from maieutic.run.played import named_environment
+from maieutic.run.records import StoredRollout, span_rows
 from maieutic.run.runner import resume_or_begin
 from maieutic.run.store import Store
 from maieutic.run.tasksets import Tasksets
-from maieutic.types import Finish, Message, Score, Task
+from maieutic.types import Finish, Message, Score, Span, Task
 
 CHAT = ToyChat(["ask", "look", "it", "is", *"12345", "higher", "and", "again"])
 TASK = Task("t", (Message("user", "ask"),), "3")
@@ -167,6 +172,23 @@ def test_conversational_functions_see_the_turns():
     # of a task that is answered once nothing has changed
     assert played(Told(None), notes, most=3)[0].text == "1"
     assert seen[1] == ([[{"role": "user", "content": "ask"}]], [[{"role": "assistant", "content": "1"}]])
+
+
+def test_what_the_model_was_shown_is_stored_and_shown():
+    def stored(rollout):
+        kept = replace(rollout, spans=tuple(Span.read(row) for row in json.loads(json.dumps(span_rows(rollout.spans)))))
+        assert kept == rollout
+        return StoredRollout(1, "play", 0, 0, TASK, kept, Score(1.0), None)
+
+    opened = stored(played(Told(None, OPENING))[0])
+    assert shown_first(opened) == OPENING
+    assert opened.rollout.spans[2].messages == (Message("tool", "higher"), Message("user", "and again"))
+    plain = stored(played(Told(None))[0])
+    assert (shown_first(plain), plain.rollout.spans[0].messages) == (TASK.prompt, ())
+    # tools that the chat template tells of itself: the text that it made
+    made = Transcript((1, 2), "look it", ())
+    told = replace(plain, rollout=replace(plain.rollout, spans=(*made.spans, *plain.rollout.spans[1:])))
+    assert shown_first(told) == (Message("prompt", "look it"),)
 
 
 def test_functions_that_people_have():

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maieutic.report.reading import RunView
+from maieutic.report.transcripts import shown_first
 from maieutic.run.records import StoredRollout
 
 
@@ -54,7 +55,7 @@ def _rollout(stored: StoredRollout) -> dict[str, Any]:
     rollout, score = stored.rollout, stored.score
     return {
         "id": stored.id, "stage": stored.stage, "step": stored.step, "task": stored.task.id,
-        "prompt": [{"role": m.role, "content": m.content} for m in stored.task.prompt], "answer": stored.task.answer,
+        "prompt": [{"role": m.role, "content": m.content} for m in shown_first(stored)], "answer": stored.task.answer,
         "completion": rollout.text, "finish": rollout.finish.value, "tokens": rollout.completion_length,
         "spans": [{"role": s.role, "start": s.start, "stop": s.stop, "text": s.text} for s in rollout.spans],
         "reward": score.reward, "correct": score.correct, "parts": dict(score.parts),

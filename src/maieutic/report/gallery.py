@@ -12,11 +12,11 @@ from maieutic.report.alarms import SeenAlarm
 from maieutic.report.markup import Child, Html, el
 from maieutic.report.measured import Measured, by_name
 from maieutic.report.reading import RunView
-from maieutic.report.transcripts import Piece, inserted_tokens, judged, pieces
+from maieutic.report.transcripts import Piece, inserted_tokens, judged, pieces, shown_first
 from maieutic.report.words import place
 from maieutic.run.records import StoredRollout
 from maieutic.run.tasksets import Tasksets
-from maieutic.types import Task
+from maieutic.types import Message, Task
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -154,7 +154,7 @@ def _rollout(stored: StoredRollout, tokenizer: Tokenizer | None, opened: bool) -
     if by_tool and not any(piece.inserted for piece in cut):
         notes.append(f"a tool wrote {by_tool} of these tokens; the tokenizer that would say which was not found")
     return el(
-        "details", el("summary", judged(stored)), _question(stored.task), el("pre", text),
+        "details", el("summary", judged(stored)), _question(stored.task, shown_first(stored)), el("pre", text),
         [el("p", note, class_="note") for note in notes], class_="card", open=opened,
     )  # fmt: skip
 
@@ -165,8 +165,8 @@ def _piece(piece: Piece, first: bool) -> list[Child]:
     return [*who, el("mark", piece.text, title="written by a tool") if piece.inserted else piece.text]
 
 
-def _question(task: Task) -> Html:
-    lines: list[Child] = [el("p", el("strong", f"{m.role}: "), _cut(m.content)) for m in task.prompt]
+def _question(task: Task, shown: Sequence[Message] | None = None) -> Html:
+    lines: list[Child] = [el("p", el("strong", f"{m.role}: "), _cut(m.content)) for m in shown or task.prompt]
     answer = el("p", el("strong", "expected: "), task.answer) if task.answer is not None else ""
     return el("div", lines, answer, class_="question")
 

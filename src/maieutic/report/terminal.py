@@ -18,7 +18,7 @@ from maieutic.report.braille import braille
 from maieutic.report.curves import Points, finite, number
 from maieutic.report.measured import Change, by_name, shown
 from maieutic.report.reading import RunView, State
-from maieutic.report.transcripts import inserted_tokens, judged, pieces, visible
+from maieutic.report.transcripts import inserted_tokens, judged, pieces, shown_first, visible
 from maieutic.report.waterfall import Part, Waterfall
 from maieutic.report.words import beside, duration
 from maieutic.run.records import StoredRollout
@@ -184,7 +184,7 @@ def transcript(stored: StoredRollout, tokenizer: Tokenizer | None) -> Renderable
     """Prompt and completion of a rollout, what a tool inserted within ⟦ ⟧, the turns of an episode on lines of their
     own, and how it was judged."""
     title = Text(judged(stored), style="cyan")
-    prompt = Text(visible("\n".join(f"{m.role}: {m.content}" for m in stored.task.prompt)), style="dim")
+    prompt = Text(visible("\n".join(f"{m.role}: {m.content}" for m in shown_first(stored))), style="dim")
     parts: list[RenderableType] = [title, prompt, Padding(completion(stored, tokenizer), (0, 0, 0, 2))]
     notes = [note for note in (stored.rollout.note, stored.score.note) if note]
     parts += [Text(visible(note), style="yellow") for note in notes]

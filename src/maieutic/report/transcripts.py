@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from maieutic.report.reading import RunView
 from maieutic.run.records import StoredRollout
-from maieutic.types import Span
+from maieutic.types import Message, Span
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -44,6 +44,15 @@ class Piece:
     text: str
     inserted: bool = False
     speaker: str = ""
+
+
+def shown_first(stored: StoredRollout) -> tuple[Message, ...]:
+    """What the model read before it wrote: the task's prompt, or the opening of an episode that opened otherwise, or,
+    of role "prompt", what its chat template made of both the opening and the tools."""
+    for span in stored.rollout.spans[:1]:
+        if span.role == "prompt" and (span.messages or span.text):
+            return span.messages or (Message("prompt", span.text),)
+    return stored.task.prompt
 
 
 def find_tokenizer(view: RunView) -> Tokenizer | None:
