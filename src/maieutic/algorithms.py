@@ -45,7 +45,7 @@ from typing import Any
 
 from torch import Tensor
 
-from maieutic.choose import choose
+from maieutic.choose import choose, named
 from maieutic.core import preference
 from maieutic.core.adaptive import adaptive_kl_in_reward
 from maieutic.core.conditioned import RULES, conditioned_on_reward
@@ -85,7 +85,7 @@ from maieutic.core.trust_region import trust_region
 from maieutic.core.turns import kl_by_turn
 from maieutic.core.update import refit, sgd
 from maieutic.core.weights import constant_length, pair_mean, sequence_mean, sequence_sum, token_mean
-from maieutic.errors import ConfigError, UnknownName
+from maieutic.errors import ConfigError
 from maieutic.own_code import load_function
 from maieutic.steps import Labels
 
@@ -141,7 +141,7 @@ def rcrl(
     """Return-conditioned RL (arXiv 2403.04642): each step is learned after a label that says how good it was, and the
     model is asked for good ones ever after, in later rounds too. There one round, on many samples of the best expert
     iteration policy; here a step is a round, on samples of the policy that it begins with."""
-    rule, words = _named("rule for labels", RULES, labels), Labels(good, bad, delimiter)
+    rule, words = named("rule for labels", RULES, labels), Labels(good, bad, delimiter)
     chosen = conditioned_on_reward(rule, threshold, ratio, loss_on_labels, continuations, words)
     return Algorithm("rcrl", chosen, none(), nll(), token_mean(), refit(epochs, rows, restart=False))
 
@@ -220,7 +220,7 @@ def grpo(
     compares the rewards of steps, "both" adds them. `beta_first_turn`: a KL in the first turn (arXiv 2409.12917)."""
     surrogate = corrected(clipped_surrogate(epsilon, epsilon_high, anchor=ratio_anchor), correction)
     loss = surrogate + kl_by_turn(kl, beta, beta_first_turn) + entropy * entropy_bonus()
-    give = _named("supervision", SUPERVISION, supervision)(_named("scale", SCALES, scale))
+    give = named("supervision", SUPERVISION, supervision)(named("scale", SCALES, scale))
     return Algorithm("grpo", everything(), give, loss, sequence_mean(), sgd(epochs, minibatches))
 
 
@@ -384,7 +384,7 @@ def make_algorithm(name: str, options: Mapping[str, Any], **defaults: Any) -> Al
     A name `path/to/file.py:function` is an algorithm of one's own. Raises UnknownName and ConfigError as `choose` does.
     """
     given = {
-        option: _named(*NAMED[option], value) if option in NAMED and isinstance(value, str) else value
+        option: named(*NAMED[option], value) if option in NAMED and isinstance(value, str) else value
         for option, value in options.items()
     }
     own = {name: load_function("algorithm", name)[0]} if ":" in name else {}
@@ -392,9 +392,3 @@ def make_algorithm(name: str, options: Mapping[str, Any], **defaults: Any) -> Al
     if not isinstance(made, Algorithm):
         raise ConfigError(f"algorithm {name!r}: got {made!r}; expected a function that returns an `Algorithm`")
     return made
-
-
-def _named(kind: str, table: Mapping[str, Any], name: str) -> Any:
-    if name not in table:
-        raise UnknownName(kind, name, table)
-    return table[name]

@@ -12,6 +12,13 @@ from maieutic.errors import ConfigError, UnknownName
 T = TypeVar("T")
 
 
+def named(kind: str, table: Mapping[str, T], name: str) -> T:
+    """What is called that in the table. Raises UnknownName, with the nearest name, for what is not in it."""
+    if name not in table:
+        raise UnknownName(kind, name, table)
+    return table[name]
+
+
 def choose(
     kind: str,
     table: Mapping[str, Callable[..., T]],
@@ -26,9 +33,7 @@ def choose(
     Raises UnknownName for a name that is not in the table, and ConfigError for an option that its factory does not
     take (with the nearest one), for one that it needs and did not get, and for a value that the factory refuses.
     """
-    if name not in table:
-        raise UnknownName(kind, name, table)
-    factory = table[name]
+    factory = named(kind, table, name)
     parameters = inspect.signature(factory).parameters
     for option in options:
         if option not in parameters:
