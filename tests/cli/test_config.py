@@ -273,3 +273,20 @@ def test_more_votes_than_samples_are_refused():
 def test_a_run_is_named_as_a_folder(name):
     with pytest.raises(ConfigError, match="expected the name of a folder"):
         parse_config({**SMALLEST, "name": name})
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    [
+        {"path": "m"},
+        {"recorded": "r"},
+        {"url": "http://x/v1", "model": "m"},
+        {"mixture": [{"path": "m"}, {"path": "n"}]},
+    ],
+    ids=lambda teacher: next(iter(teacher)),
+)
+def test_a_config_with_a_teacher_is_read_again_as_a_run_has_written_it(teacher):
+    stage = {"algorithm": "distil", "tasks": "train", "steps": 1, "teacher": teacher}
+    tables = {"model": {"path": "s"}, "tasks": {"train": {"taskset": "arithmetic"}}, "stages": [stage]}
+    config = parse_config(tables)
+    assert parse_config(tomllib.loads(write_toml(config))) == config

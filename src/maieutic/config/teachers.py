@@ -78,7 +78,8 @@ class TeacherConfig(Strict):
         if len(given) != 1:
             raise ValueError(f"got {' and '.join(given) or 'none'}; expected exactly one of {', '.join(PLACES)}")
         for key in sorted(self.model_fields_set & BELONGS.keys()):
-            if given[0] not in BELONGS[key]:
+            # a default does nothing anywhere, and a run's own config, which is read again to go on, has all of them
+            if given[0] not in BELONGS[key] and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(
                     f"got {key}, which does nothing for a teacher with {given[0]}; expected it with "
                     f"{' or '.join(BELONGS[key])}"
