@@ -112,9 +112,9 @@ def ends(rows: Sequence[Solved]) -> dict[str, float]:
 
 
 def rivals(rule: str) -> dict[str, str]:
-    """With what a tree search is compared: both votes, and the best of n by the same judge."""
+    """With what a tree search is compared: both votes, and the same judge's choice among whole samples."""
     judge = rule.partition(" by ")[2]
-    same = {} if judge == "perfect" else {"best of n": f"best of n by {judge}"}
+    same = {} if judge == "perfect" else {name: f"{name} by {judge}" for name in ("best of n", "weighted vote")}
     return {"vote": VOTE, "vote, as spelled": SPELLED, **same}
 
 
