@@ -48,7 +48,7 @@ def points(difference: Mapping[str, Any], scale: float = 100, digits: int = 1) -
 def study_parser(said: str | None, name: str, quick: str) -> argparse.ArgumentParser:
     """The options of a study over seeds; `said`: its docstring, `quick`: what `--quick` does."""
     parser = argparse.ArgumentParser(description=said, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, help="seeds 1 … N (3; with --quick 1)")
+    parser.add_argument("--seeds", type=int, help="how many seeds (3; with --quick 1)")
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--runs", type=Path, help=f"where everything is kept (runs/{name}, or runs/{name}-quick)")
     parser.add_argument("--json", type=Path, help="where what was found is written")

@@ -12,7 +12,6 @@ is played about greedily once and by sampling several times, before and after. E
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -28,6 +27,7 @@ from typing import Any
 import tomli_w
 import torch
 
+from benchmarks._results import folder_of, points, study_parser, write_json
 from benchmarks._step_pictures import Panel, draw
 from benchmarks.step_supervision import rounded
 from benchmarks.svamp import machine
@@ -80,7 +80,7 @@ class Sizes:
 
 
 #: For a look: seconds.
-QUICK = Sizes(words=40, games=320, steps=4, prompts=4, num_generations=4, samples=1)
+QUICK = Sizes(words=40, games=3_200, steps=20, prompts=8, samples=2)
 
 
 def tables(name: str, sizes: Sizes, seed: int, model: dict[str, Any], stage: dict[str, Any]) -> dict[str, Any]:
@@ -266,8 +266,8 @@ def table(found: Mapping[str, Any]) -> str:
         "|---|---|---|---|",
     ]
     for split, gain in found["gains"].items():
-        seeds = ", ".join(_points(each) for each in gain["seeds"])
-        lines.append(f"| {split} | {seeds} | {_points(gain['secrets'])} | {_points(gain['secrets and seeds'])} |")
+        seeds = ", ".join(points(each) for each in gain["seeds"])
+        lines.append(f"| {split} | {seeds} | {points(gain['secrets'])} | {points(gain['secrets and seeds'])} |")
     before, after = (", ".join(f"{100 * gap:+.1f}" for gap in found["gaps"][w]) for w in ("start", "practice"))
     lines += ["", f"Practised − held-out secrets, sampled, points of each seed: before {before}; after {after}."]
     none, some, good = (f"{100 * found['scripted'][name]:.1f} %" for name in ("guessing", "imitated", "careful"))
@@ -285,37 +285,22 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     return shown
 
 
-def _points(value: Mapping[str, Any]) -> str:
-    if value["low"] is None:
-        return f"{100 * value['value']:+.1f}"
-    return f"{100 * value['value']:+.1f} ({100 * value['low']:+.1f} to {100 * value['high']:+.1f})"
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Make what is missing, and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, help="how many seeds, from 2 on (3; with --quick 1)")
-    parser.add_argument("--quick", action="store_true", help="one seed, few words, few games")
-    parser.add_argument("--runs", type=Path, help="where everything is kept (runs/wordle, or runs/wordle-quick)")
-    parser.add_argument("--json", type=Path, help="where what was found is written")
+    parser = study_parser(__doc__, "wordle", "one seed, few words, few games")
     parser.add_argument("--picture", type=Path, help="an SVG file: wins while it practises")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     sizes = QUICK if given.quick else Sizes()
-    runs = given.runs or Path("runs") / ("wordle-quick" if given.quick else "wordle")
-    runs.mkdir(parents=True, exist_ok=True)
-    told, note = json.dumps(asdict(sizes)), runs / "sizes.json"
-    if note.exists() and note.read_text() != told:
-        print(f"{runs} holds a study of other sizes; give another --runs", file=sys.stderr)
+    runs = folder_of(given, "wordle", sizes)
+    if runs is None:
         return 2
-    write_text(note, told)
     seeds = []
     for number in range(FIRST_SEED, FIRST_SEED + (given.seeds or (1 if given.quick else 3))):
         seeds.append(seed_of(number, sizes, runs))
         found = found_in(seeds, sizes)
         if given.json:
-            given.json.parent.mkdir(parents=True, exist_ok=True)
-            write_text(given.json, json.dumps(rounded({"machine": machine(), "sizes": asdict(sizes), **found})))
+            write_json(given.json, rounded({"machine": machine(), "sizes": asdict(sizes), **found}), indent=None)
     if given.picture:
         title = "Games won while practising (practised secrets, sampled)"
         write_text(given.picture, draw(Panel(title, "step", "wins", {"GRPO": found["curves"]}, percent=True)))
