@@ -92,7 +92,8 @@ def test_a_prompt_of_siblings_is_kept_once() -> None:
     shelf = store.families.shelves[64]
     assert shelf.lengths.tolist() == [40, 0, 0, 0]  # one of four places
     keys, values = shelf.layers[0]
-    assert keys.shape == values.shape == (4, KEYS, 64, SIZE)
+    assert keys.shape == (4, KEYS, SIZE, 64)
+    assert values.shape == (4, KEYS, 64, SIZE)
     assert store.layers[0][1].count_nonzero() == 0  # no slot has a copy
     assert store.columns_for(40, 80, 4) == 80 + 40 // 4  # each sibling pays its share
     assert store.columns_for(40, 80, families.FROM - 1) == 80 + 40

@@ -10,6 +10,7 @@ bit, on the same machine.
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import platform
@@ -171,6 +172,8 @@ class Runner:
         place = "the beginning" if newest is None else f"step {newest.step} of stage {stage!r}"
         kind, message = ("resumed", f"resumed from {place}") if again else ("begun", "begun")
         versions = {name: importlib.metadata.version(name) for name in ("maieutic", "torch", "transformers")}
+        if importlib.util.find_spec("numba") is not None:  # with it, sums of a decode step go in another order
+            versions["numba"] = importlib.metadata.version("numba")
         about = {"python": platform.python_version(), "machine": platform.machine(), **versions}
         self.store.write_event(stage, step, kind, message, about)
 

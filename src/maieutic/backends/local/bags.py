@@ -147,7 +147,7 @@ class BagStore:
         self.families.arrange(alive)
         rows = len(positions)
         column = np.clip(positions - self.own[:rows], 0, int((positions - self.own[:rows])[alive].max()))
-        return BagDecode(self, torch.from_numpy(column), self.families.groups)
+        return BagDecode(self, torch.from_numpy(column), self.families.groups, alive)
 
     def move(self, sources: Tensor, targets: Tensor, columns: int) -> None:
         """See `cache.Store.move`."""
@@ -193,11 +193,15 @@ class BagPrefill:
 
 @dataclass
 class BagDecode:
-    """One new token in each of the first `R` slots: it is written at `column [R]` and attends up to it."""
+    """One new token in each of the first `R` slots: it is written at `column [R]` and attends up to it.
+
+    What those that are not `alive [R]` read means nothing.
+    """
 
     store: BagStore
     column: Tensor
     groups: tuple[Group, ...]
+    alive: NDArray[np.bool_]
     indices: dict[tuple[int, int, int], _Indices] = field(default_factory=dict, repr=False)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:

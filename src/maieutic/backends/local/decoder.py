@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from maieutic.backends.local.attention import Layout
-from maieutic.backends.local.bags import BagStore
+from maieutic.backends.local.bags import BagDecode, BagStore
 from maieutic.backends.local.cache import Admission, KeyValues, Store
+from maieutic.backends.local.fused import fused_for
 from maieutic.backends.local.lean import lean_for
 from maieutic.backends.local.packing import Piece, lay_out
 from maieutic.backends.local.prefixes import NOTHING, Prefixes, Prior, Resumed, fingerprint
@@ -110,6 +111,7 @@ class SlotDecoder:
         self.store = self.new_store()
         kept = next(trunk.head.parameters()).dtype
         self.lean = lean_for(trunk, numbers or kept) if plain else lean_for(trunk)
+        self.fused = fused_for(self.lean) if plain else None
         self.numbers = numbers if numbers and self.lean is not None and self.lean.lays_out else kept
         self.off_policy = False
         self.prefixes = Prefixes()
@@ -187,8 +189,11 @@ class SlotDecoder:
     def decode(self, tokens: Ints, positions: Ints, alive: NDArray[np.bool_]) -> Tensor:
         """See `Decoder`."""
         at = np.minimum(positions, positions[alive].max())
+        layout = self.store.decode(at, alive)
+        if self.fused is not None and self.fused.ready and isinstance(layout, BagDecode):
+            return self.fused.lean.logits(self.fused.hidden(self._put(tokens), self._put(at), layout))
         body = self.lean or self.trunk
-        return body.logits(body.hidden(self._put(tokens), self._put(at), self.store.decode(at, alive)))
+        return body.logits(body.hidden(self._put(tokens), self._put(at), layout))
 
     def move(self, sources: Ints, targets: Ints, columns: int) -> None:
         """See `Decoder`."""

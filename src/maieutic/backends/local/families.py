@@ -29,7 +29,8 @@ SHORTEST = 32
 
 @dataclass
 class Shelf:
-    """Families of up to `columns` tokens: keys and values `[F, K, columns, D]` a layer, `lengths [F]` (0: free)."""
+    """Families of up to `columns` tokens: keys `[F, K, D, columns]` and values `[F, K, columns, D]` a layer, `lengths
+    [F]` (0: free)."""
 
     columns: int
     lengths: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -50,12 +51,13 @@ class Shelf:
         count, length = len(self.lengths), int(self.lengths[place])
         kept = self.layers.get(layer)
         if kept is None or kept[0].shape[0] < count:
-            grown = tuple(t.new_zeros(count, t.shape[0], self.columns, t.shape[2]) for t in (keys, values))
+            heads, _, size = keys.shape
+            grown = (keys.new_zeros(count, heads, size, self.columns), keys.new_zeros(count, heads, self.columns, size))
             for new, old in zip(grown, kept or (), strict=False):
                 new[: len(old)] = old
-            kept = self.layers[layer] = (grown[0], grown[1])
-        for store, new in zip(kept, (keys, values), strict=True):
-            store[place, :, :length] = new[:, :length]
+            kept = self.layers[layer] = grown
+        kept[0][place, :, :, :length] = keys[:, :length].transpose(1, 2)
+        kept[1][place, :, :length] = values[:, :length]
 
     def pull(self, live: Ints) -> None:
         """Let the families `live` be the first, in that order, and free the others."""
@@ -91,14 +93,14 @@ class Group:
         heads, share = queries.shape[1:3]
         asked = self._by_head(queries.index_select(0, self.asking))
         hidden = self.hidden.expand(-1, heads, -1).reshape(-1, 1, self.columns)
-        found = torch.baddbmm(hidden, asked, self._flat(layer, 0).transpose(1, 2))
+        found = torch.baddbmm(hidden, asked, self._flat(layer, 0)[:, :, : self.columns])
         scores[self.members, :, :, : self.columns] = self._by_row(found, heads, share)
 
     def mix(self, layer: int, weights: Tensor, out: Tensor) -> None:
         """Add values weighted by the members' `weights [R + 1, K, Q, ≥ columns]` to `out [R + 1, K, Q, D]`."""
         heads, share = weights.shape[1:3]
         mine = self._by_head(weights[..., : self.columns].index_select(0, self.members))
-        found = torch.bmm(mine, self._flat(layer, 1))
+        found = torch.bmm(mine, self._flat(layer, 1)[:, : self.columns])
         out.index_add_(0, self.members, self._by_row(found, heads, share))
 
     def _by_head(self, rows: Tensor) -> Tensor:
@@ -118,7 +120,7 @@ class Group:
 
     def _flat(self, layer: int, which: int) -> Tensor:
         kept = self.shelf.layers[layer][which][: self.hidden.shape[0]]
-        return kept.view(-1, *kept.shape[2:])[:, : self.columns]
+        return kept.view(-1, *kept.shape[2:])
 
 
 class Families:
@@ -161,7 +163,7 @@ class Families:
         """The keys and values `[K, columns, D]` of the prompt to which a slot belongs."""
         columns, place = self.home[slot].tolist()
         keys, values = self.shelves[columns].layers[layer]
-        return keys[place], values[place]
+        return keys[place].transpose(1, 2), values[place]
 
     def leave(self, slots: Sequence[int]) -> None:
         """These slots belong to no family."""

@@ -56,7 +56,7 @@ class Lean:
         self.trunk = trunk
         self.body = body
         self.numbers = numbers
-        self.layers: list[_Layer] = [_Plain(layer) for layer in body.layers]
+        self.layers: Sequence[_Layer] = [_Plain(layer) for layer in body.layers]
         self.head: LaidOut | None = None
 
     @property
@@ -75,7 +75,7 @@ class Lean:
         head: Any = self.trunk.head
         if self.lays_out:
             lay = coarse.LAYING[self.numbers]
-            self.layers = [_LaidOut(layer, lay) for layer in self.body.layers]
+            self.layers = [LaidOutLayer(layer, lay) for layer in self.body.layers]
             # Logits are large numbers, and what is rounded there is rounded in nats.
             self.head = laid_out(head.weight, head.bias)
 
@@ -145,8 +145,8 @@ class _Plain:
         return state + _through(feed.down_proj, opened)
 
 
-class _LaidOut:
-    """On copies of its weights, laid out; queries, keys and values in one product."""
+class LaidOutLayer:
+    """On copies of its weights, laid out; queries, keys and values in one product (`reading`)."""
 
     def __init__(self, module: Any, lay: Callable[..., LaidOut]) -> None:
         attention, feed = module.self_attn, module.mlp
@@ -159,14 +159,15 @@ class _LaidOut:
             name: lay(part.whole(), part.bias) for name, part in (("out", _numbers(attention.o_proj)), *_numbered(feed))
         }
         self.then = "swish" if type(feed.act_fn) in SILU else "none"
+        self.normed = hasattr(attention, "q_norm")
         self.scale = None
-        if hasattr(attention, "q_norm"):
+        if self.normed:
             rows = [attention.q_norm.weight.detach()] * self.heads + [attention.k_norm.weight.detach()] * self.keys
             self.scale = torch.stack(rows)
 
     def run(self, index: int, state: Tensor, cos: Tensor, turn: Tensor, layout: Layout) -> Tensor:
         """See `_Layer`."""
-        attention, feed = self.module.self_attn, self.module.mlp
+        attention = self.module.self_attn
         asked = self.heads + self.keys
         all_heads = self.reading(_normed(self.module.input_layernorm, state)).view(len(state), -1, attention.head_dim)
         turning = all_heads[:, :asked]
@@ -176,10 +177,13 @@ class _LaidOut:
         query, key = turned[:, : self.heads], turned[:, self.heads :]
         read = layout.attend(index, query, key, all_heads[:, asked:], attention.scaling)
         state = self.parts["out"].plus(read.reshape(len(state), -1), state)
-        given = _normed(self.module.post_attention_layernorm, state)
+        return self.fed(state, _normed(self.module.post_attention_layernorm, state))
+
+    def fed(self, state: Tensor, given: Tensor) -> Tensor:
+        """States `[N, E]` plus what the feed-forward part makes of `given`, their norm."""
         opened = self.parts["gate_proj"](given, self.then)
         if self.then == "none":
-            opened = feed.act_fn(opened)
+            opened = self.module.mlp.act_fn(opened)
         return self.parts["down_proj"].plus(self.parts["up_proj"].times(given, opened), state)
 
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from maieutic.backends.local.cache import Admission
 from maieutic.backends.local.decoder import Decoder
+from maieutic.backends.local.fused import draw
 from maieutic.backends.local.replay import Block, Stepper
-from maieutic.backends.local.rows import Ended, Request, Rows, draw, without
+from maieutic.backends.local.rows import Ended, Request, Rows, without
 from maieutic.backends.local.static import STEPS
 from maieutic.backends.local.trunk import bare
 from maieutic.backends.local.uniform import uniforms
