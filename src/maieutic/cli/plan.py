@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +34,7 @@ def plan(
         Path,
         typer.Argument(
             metavar="CONFIG|RUN",
-            help="A TOML file (of a run, a comparison or a sweep), or the folder of a run that has gone on.",
+            help="A TOML file (of train, teach, distil, compare or sweep), or the folder of a run that has gone on.",
             autocompletion=complete.plans,
             show_default=False,
         ),
@@ -70,21 +71,40 @@ def plan(
 
 @dataclass(frozen=True)
 class Part:
-    """Stages of a config that are run `times` times: all of them, or an arm's after the start that it shares."""
+    """Stages of a config that are run `times` times: all of them, or an arm's after the start that it shares.
+
+    `stages` reads them where a config is not of stages; `left_out` says what is not foreseen.
+    """
 
     title: str
     config: Config
     first: int
     times: int
+    stages: Callable[[], list[StageInputs]] | None = None
+    left_out: str = ""
 
 
 def _parts(show: Screen, file: Path, overrides: Sequence[str]) -> list[Part]:
-    """What a file says is to be run; a comparison's start and arms, once a seed. Everything in it is checked."""
+    """What a file says is to be run; a comparison's start and arms, once a seed; a teacher's stages; a teacher's
+    explanations and the student of them. Everything in it is checked."""
     from maieutic.cli.compare import checked
     from maieutic.cli.train import check
     from maieutic.config import parse_config, read_tables
 
     data = read_tables(file, overrides, "[model], [tasks.train] and [[stages]]")
+    if "stages" not in data and "student" in data and "teacher" not in data:
+        from maieutic.cli.teach import read_teach
+
+        whole = read_teach(file, overrides)
+        check(whole)
+        return [Part("", whole, 0, 1, left_out="rewards are a frozen student's log-probs: --trial measures their time")]
+    if "stages" not in data and "teacher" in data:
+        from maieutic.cli.distil import read_distil
+        from maieutic.forecast.distilling import LEFT_OUT, distil_stages
+        from maieutic.run.distil import lessons_alone
+
+        told = read_distil(file, overrides)
+        return [Part("", lessons_alone(told), 0, 1, partial(distil_stages, told), LEFT_OUT)]
     if "arms" not in data and "grid" not in data:
         config = parse_config(data, str(file))
         check(config)
@@ -108,6 +128,8 @@ def _foresee(show: Screen, parts: Sequence[Part], length: int | None, trial: boo
 
     told: list[dict[str, Any]] = []
     seconds: dict[str, list[float | None]] = {}
+    if trial and any(part.stages for part in parts):
+        raise ConfigError("got --trial with a config of `maieutic distil`; expected one of stages, which can be tried")
     show.note("reading models, tasks, lengths of prompts")
     # the parts of a study have the same models and tasks; an arm's config holds all that a tokenizer reads
     common, device = Reader(parts[-1].config), parts[-1].config.device
@@ -116,7 +138,8 @@ def _foresee(show: Screen, parts: Sequence[Part], length: int | None, trial: boo
         went = _tried(show, part.config) if trial else {}
         if part.title:
             show.out.print(f"[bold]{part.title}[/], {part.times} times (seeds)\n", highlight=False)
-        for inputs in Reader(part.config, common).stages()[part.first :]:
+        read = part.stages or Reader(part.config, common).stages
+        for inputs in read()[part.first :]:
             mine = went.get(inputs.name)
             views = _views(inputs, length, mine, machine, process)
             for name, view in views.items():
@@ -125,6 +148,8 @@ def _foresee(show: Screen, parts: Sequence[Part], length: int | None, trial: boo
             tried = {} if mine is None else {"trial": happened_data(mine)}
             told.append({"part": part.title, "times": part.times, **_stage(show, views, process, free), **tried})
     total = _total(show, seconds, "" if trial else "; rewards come on top")
+    for said in dict.fromkeys(part.left_out for part in parts if part.left_out):
+        show.out.print(said, highlight=False, soft_wrap=True)
     return {"stages": told, "seconds": total, "free_bytes": free, "process_bytes": process, "machine": _rates(machine)}
 
 
@@ -191,7 +216,16 @@ def _print_head(show: Screen, told: StageForecast) -> None:
             f"{inputs.rows:,} rollouts a step, {told.rows:,} written at once, at most {lengths.longest} tokens"
         )
     else:
-        lines.append(f"{inputs.rows:,} rows a step of {lengths.completion:.0f} tokens, at most {lengths.longest}")
+        unseen = ", which are not written yet" if inputs.unseen else ""
+        lines.append(
+            f"{inputs.rows:,} rows a step of {lengths.completion:.0f} tokens, at most {lengths.longest}{unseen}"
+        )
+    if lengths.turns > 1:
+        each = lengths.chosen * lengths.longest / lengths.turns
+        lines.append(
+            f"played: {lengths.turns} turns counted, of at most {each:.0f} tokens, each read from the beginning; "
+            f"{lengths.longest} tokens are all that follows the prompt, what the environment says included"
+        )
     if inputs.refills and tokens.samples:
         lines.append(f"groups without a signal are drawn again: up to {1 + inputs.refills} times as many rollouts")
     if not inputs.sizes.plugged:
@@ -224,7 +258,7 @@ def _peak(size: int, room: int) -> str:
 
 def _print_times(show: Screen, views: Mapping[str, StageForecast]) -> None:
     first = next(iter(views.values()))
-    fixed = not first.inputs.samples and not first.evaluation
+    fixed = not (first.inputs.samples or first.inputs.unseen or first.evaluation)
     shown = {"as the data are": first} if fixed else views
     made = table("time of a step", *(_assumption(name, view) for name, view in shown.items()))
 
@@ -250,7 +284,8 @@ def _print_times(show: Screen, views: Mapping[str, StageForecast]) -> None:
 
 def _assumption(name: str, view: StageForecast) -> str:
     """What a column assumes, in words: of the stage's completions, or of those of its evaluations."""
-    sampled = view.inputs.lengths if view.inputs.samples or not view.inputs.evaluations else None
+    inputs = view.inputs
+    sampled = inputs.lengths if inputs.samples or inputs.unseen or not inputs.evaluations else None
     return f"{name}: {(sampled or view.inputs.evaluations[0].lengths).completion:.0f} tokens"
 
 

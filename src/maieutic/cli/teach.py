@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,7 +34,7 @@ def teach(
     ordinary run of two stages: --dry-run shows the whole config, `maieutic show` what was written.
     """
     show = screen(context, json, quiet)
-    whole = _read(config, overrides or [])
+    whole = read_teach(config, overrides or [])
     folder = run or Path("runs") / whole.name
     plan = check(whole)
     if dry_run:
@@ -44,7 +45,7 @@ def teach(
     show.write_json(conclude(show, folder, summary))
 
 
-def _read(path: Path, overrides: list[str]) -> Config:
+def read_teach(path: Path, overrides: Sequence[str]) -> Config:
     """The whole config; folders of runs, for student and model, become their models' folders."""
     from maieutic.cli.values import model_source
     from maieutic.config import parse_table, read_tables

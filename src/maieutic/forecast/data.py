@@ -22,7 +22,7 @@ def as_data(forecast: StageForecast) -> dict[str, Any]:
         "rows_at_once": forecast.rows,
         "lengths": {
             "prompt": lengths.prompt, "longest_prompt": lengths.longest_prompt,
-            "completion": lengths.completion, "longest_completion": lengths.longest,
+            "completion": lengths.completion, "longest_completion": lengths.longest, "turns": lengths.turns,
         },
         "step": {
             "samples": forecast.tokens.samples,

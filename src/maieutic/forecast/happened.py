@@ -106,7 +106,8 @@ def as_it_went(inputs: StageInputs, happened: Happened) -> StageInputs:
     if not inputs.samples or not happened.length:
         return inputs
     drawn = happened.samples / (inputs.rows * inputs.share)
-    return replace(inputs.at_length(happened.length, reached=happened.longest), drawn=max(1.0, drawn))
+    chosen = inputs.lengths.chosen  # lengths are stored of what the policy wrote
+    return replace(inputs.at_length(happened.length / chosen, reached=happened.longest / chosen), drawn=max(1.0, drawn))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from maieutic.forecast import memory
 from maieutic.forecast.memory import Item, Memory
 from maieutic.forecast.sizes import Sizes
-from maieutic.forecast.stage import Asked, StageInputs
+from maieutic.forecast.stage import Asked, Lengths, StageInputs
 from maieutic.forecast.store import Request, rows_at_once, store_bytes
 
 #: Settings that may be lowered, and the least that each may be.
@@ -37,11 +37,17 @@ def written_at_once(inputs: StageInputs, requests: list[Request]) -> int:
 def requests_of(asked: Asked) -> list[Request]:
     """What an evaluation asks the sampler for: a greedy sample of each problem, and its others."""
     kinds = [1] + ([asked.samples] if asked.samples else [])
-    return [Request(asked.problems, kind, asked.lengths.longest_prompt, asked.lengths.longest) for kind in kinds]
+    return [_request(asked.problems, kind, asked.lengths) for kind in kinds]
 
 
 def _requests(inputs: StageInputs) -> list[Request]:
-    return [Request(inputs.groups, inputs.siblings, inputs.lengths.longest_prompt, inputs.lengths.longest)]
+    return [_request(inputs.groups, inputs.siblings, inputs.lengths)]
+
+
+def _request(groups: int, siblings: int, lengths: Lengths) -> Request:
+    """Those who play ask each for itself, with all that was said so far."""
+    rows = (groups * siblings, 1) if lengths.turns > 1 else (groups, siblings)
+    return Request(*rows, lengths.longest_prompt, lengths.longest)
 
 
 def stage_memory(inputs: StageInputs, process: int) -> Memory:
@@ -57,6 +63,7 @@ def stage_memory(inputs: StageInputs, process: int) -> Memory:
         Item("critic", sum(w.bytes for w in beside.critic) + beside.critic_buffers),
         Item("reference", beside.reference),
         Item("teacher", beside.teacher),
+        Item("models of rewards", beside.judges),
         Item("weights to restart from", beside.restart + sum(w.bytes for w in beside.critic if beside.restart)),
         Item("rollouts and batch", memory.rollouts(inputs.rows, longest) if inputs.on_cpu else 0, _fewer(inputs)),
     ]
@@ -78,13 +85,14 @@ def stage_memory(inputs: StageInputs, process: int) -> Memory:
     kept = memory.activations(sizes, run)
     if beside.separate is not None:
         kept += memory.activations(beside.separate, run)
-    phases[UPDATE] = (
-        Item("gradients", memory.gradients(own)),
-        Item("activations", kept, "micro_batch_tokens"),
-        Item("their gradients, a layer's", memory.differentiating(sizes, run), "micro_batch_tokens"),
-        Item("logits", held + more, "micro_batch_tokens"),
-        Item("orthogonalised matrices", memory.orthogonalising(own, inputs.optimiser)),
-    )
+    if inputs.passes != 0:
+        phases[UPDATE] = (
+            Item("gradients", memory.gradients(own)),
+            Item("activations", kept, "micro_batch_tokens"),
+            Item("their gradients, a layer's", memory.differentiating(sizes, run), "micro_batch_tokens"),
+            Item("logits", held + more, "micro_batch_tokens"),
+            Item("orthogonalised matrices", memory.orthogonalising(own, inputs.optimiser)),
+        )
     if inputs.overlap:
         phases = _two_processes(inputs, process, phases)
     if inputs.evaluations:

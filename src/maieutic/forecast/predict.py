@@ -22,7 +22,7 @@ from maieutic.forecast import work
 from maieutic.forecast.memory import Memory, laid_out
 from maieutic.forecast.needs import micro_batch, requests_of, rows_of, stage_memory, written_at_once
 from maieutic.forecast.sizes import Sizes
-from maieutic.forecast.stage import Asked, StageInputs
+from maieutic.forecast.stage import Asked, Lengths, StageInputs
 from maieutic.forecast.work import Machine, Work
 
 #: Seconds by the count of `work`, as a share of those that were measured: what `python -m benchmarks.forecast` says,
@@ -121,7 +121,7 @@ def step_tokens(inputs: StageInputs) -> Tokens:
     written = inputs.share * inputs.drawn * inputs.rows if inputs.samples else 0.0
     each = lengths.prompt + lengths.completion
     trained = None if inputs.passes is None else inputs.passes * inputs.rows * each
-    return Tokens(written, written * lengths.completion, trained)
+    return Tokens(written, written * lengths.completion * lengths.chosen, trained)
 
 
 def steps_of(inputs: StageInputs) -> int | None:
@@ -149,14 +149,29 @@ def phase_works(inputs: StageInputs) -> dict[str, Work | None]:
     sizes, lengths, beside = inputs.sizes, inputs.lengths, inputs.beside
     found: dict[str, Work | None] = {}
     if inputs.samples:
-        told = (lengths.prompt, lengths.completion, lengths.reached or lengths.longest)
         times, arranged = inputs.share * inputs.drawn, laid_out(sizes) if inputs.on_cpu else 0
-        found[PREFILL] = work.prefill(sizes, inputs.groups, lengths.prompt, arranged).times(times)
-        found[DECODE] = work.decode(sizes, inputs.rows, rows_of(inputs), *told).times(times)
+        written = _writing(sizes, lengths, inputs.groups, inputs.rows, rows_of(inputs), arranged)
+        found |= {name: each.times(times) for name, each in written.items()}
     if beside.scorers:
         found[ANNOTATE] = work.together([_scoring(inputs, each, heads) for each, heads in beside.scorers])
-    found[UPDATE] = _update(inputs)
+    if inputs.passes != 0:
+        found[UPDATE] = _update(inputs)
     return found
+
+
+def _writing(
+    sizes: Sizes, lengths: Lengths, groups: int, rows: int, at_once: int, arranged: int = 0
+) -> dict[str, Work]:
+    """Prompts are read and `rows` completions written, `at_once` so many; of episodes, turn by turn."""
+    prompt, mean, most = lengths.prompt, lengths.completion, lengths.reached or lengths.longest
+    if lengths.turns == 1:
+        read = work.prefill(sizes, groups, prompt, arranged)
+        return {PREFILL: read, DECODE: work.decode(sizes, rows, at_once, prompt, mean, most)}
+    read = work.reread(sizes, rows, prompt, mean, lengths.turns, arranged)
+    # the first token of each turn comes of what was read; half of what is said lies before a token, on average
+    own, longest = (max(1.0, lengths.chosen * each - lengths.turns + 1) for each in (mean, most))
+    before = prompt + (1 - lengths.chosen) * mean / 2
+    return {PREFILL: read, DECODE: work.decode(sizes, rows, at_once, before, own, longest)}
 
 
 def _update(inputs: StageInputs) -> Work | None:
@@ -192,8 +207,5 @@ def _evaluation(inputs: StageInputs, asked: Asked, machine: Machine, factors: Ma
     sizes, lengths, requests = inputs.sizes, asked.lengths, requests_of(asked)
     rows = written_at_once(inputs, requests)
     total = sum(request.rows for request in requests)
-    parts = {
-        PREFILL: work.prefill(sizes, sum(request.groups for request in requests), lengths.prompt),
-        DECODE: work.decode(sizes, total, rows, lengths.prompt, lengths.completion, lengths.reached or lengths.longest),
-    }
+    parts = _writing(sizes, lengths, sum(request.groups for request in requests), total, rows)
     return sum(each.seconds(machine) / EFFICIENCY[name] * factors.get(name, 1.0) for name, each in parts.items())

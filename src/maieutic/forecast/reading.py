@@ -5,6 +5,7 @@ from __future__ import annotations
 from maieutic.config import Config, EvaluationConfig, StageConfig, ValidationConfig
 from maieutic.core.parts import Algorithm
 from maieutic.core.select import sampled_share
+from maieutic.environments.episodes import turn_limit
 from maieutic.forecast.stage import (
     Asked,
     Lengths,
@@ -17,6 +18,7 @@ from maieutic.forecast.stage import (
 from maieutic.run.budget import planned_steps
 from maieutic.run.build import make_backend, make_stage_algorithm
 from maieutic.run.tasksets import Tasksets
+from maieutic.tasks.taskset import environment_of
 
 
 class Reader:
@@ -78,7 +80,11 @@ class Reader:
         if tasks not in self.prompts:
             self.prompts[tasks] = prompt_lengths(self.models.chat, self.tasksets[tasks])
         mean, longest = self.prompts[tasks]
-        return Lengths(mean, longest, most, most)
+        environment = environment_of(self.tasksets[tasks])
+        if environment is None:
+            return Lengths(mean, longest, most, most)
+        turns, limit = min(environment.max_turns, most), turn_limit(environment)
+        return Lengths(mean, longest, most, most, None, turns, min(1.0, turns * (limit or most) / most))
 
     def _evaluations(self, stage: StageConfig, index: int) -> list[Asked]:
         found, spec = [], self.config.evaluation

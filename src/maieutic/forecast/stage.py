@@ -31,7 +31,9 @@ LOOKED_AT = 256
 class Lengths:
     """Tokens of prompts and completions, on average and at most.
 
-    `reached`: the longest completion that a step usually has (None: as long as it may be).
+    `reached`: the longest completion that a step usually has (None: as long as it may be). Of episodes, completions are
+    all that follows the prompt: at most `turns` turns of the policy, which writes the share `chosen` of these tokens,
+    and what an environment says between them.
     """
 
     prompt: float
@@ -39,6 +41,8 @@ class Lengths:
     completion: float
     longest: int
     reached: float | None = None
+    turns: int = 1
+    chosen: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +51,11 @@ class Beside:
 
     scorers   (sizes, whether logits are made) of every forward pass over a step's batch before its update.
     top       candidates that a teacher keeps for each token.
+    judges    models that rewards ask in this process.
     """
 
     reference: int = 0
+    judges: int = 0
     teacher: int = 0
     critic: tuple[Weight, ...] = ()
     critic_buffers: int = 0
@@ -86,6 +92,7 @@ class StageInputs:
     passes             how often a row goes through the model in an update; None where that depends.
     optimiser_steps    of one step; None where that depends.
     together           rows of one of them.
+    unseen             what is learned from is not there yet: how long it is can only be assumed.
     """
 
     index: int
@@ -111,6 +118,7 @@ class StageInputs:
     refills: int = 0
     drawn: float = 1.0
     overlap: bool = False
+    unseen: bool = False
     beside: Beside = Beside()
     evaluations: tuple[Asked, ...] = ()
 
@@ -133,7 +141,8 @@ class StageInputs:
             return replace(lengths, completion=min(wanted, lengths.longest), reached=reached)
 
         asked = tuple(replace(each, lengths=told(each.lengths)) for each in self.evaluations)
-        return replace(self, lengths=told(self.lengths) if self.samples else self.lengths, evaluations=asked)
+        mine = told(self.lengths) if self.samples or self.unseen else self.lengths
+        return replace(self, lengths=mine, evaluations=asked)
 
 
 class Models:
@@ -246,6 +255,7 @@ def beside_of(stage: StageConfig, algorithm: Algorithm, models: Models, first: b
         scorers.append((policy, False))
     return Beside(
         reference=reference,
+        judges=reward_models(stage, models) if algorithm.samples else 0,
         teacher=teacher,
         critic=(*own, *head),
         critic_buffers=separate.buffers if separate is not None and own == separate.weights else 0,
@@ -254,6 +264,17 @@ def beside_of(stage: StageConfig, algorithm: Algorithm, models: Models, first: b
         separate=separate,
         top=top if any(column.startswith("teacher_top") for column in algorithm.asks) else 0,
     )
+
+
+def reward_models(stage: StageConfig, models: Models) -> int:
+    """Bytes of the models that the rewards of a stage load: named after "model:" or "genrm:", or in their options."""
+    found = 0
+    for name in stage.rewards:
+        given = stage.reward_options.get(name, {})
+        kind, _, path = name.partition(":")
+        paths = [path] if kind in ("model", "genrm") else [given[key] for key in ("student", "reader") if key in given]
+        found += sum(models.other(str(each), str(given.get("dtype", "auto"))).bytes() for each in paths)
+    return found
 
 
 def _reference(stage: StageConfig, models: Models, first: bool) -> tuple[Sizes, int]:

@@ -203,6 +203,13 @@ def decode(sizes: Sizes, rows: int, at_once: int, prompt: float, mean: float, lo
     return forward(sizes, tokens, keys, tokens, steps, fed=keys)
 
 
+def reread(sizes: Sizes, rows: int, prompt: float, completion: float, turns: int, laid_out: int = 0) -> Work:
+    """Before each of their turns, every row by itself: the prompt and all that was said so far, which grows evenly."""
+    begun = [prompt + turn * completion / turns for turn in range(turns)]
+    run = forward(sizes, rows * sum(begun), rows * sum(seen(0, round(each)) for each in begun), rows * turns, turns)
+    return replace(run, moved=run.moved + LAYING * laid_out * turns)
+
+
 def read_once(sizes: Sizes, groups: int, siblings: int, prompt: float, mean: float) -> tuple[float, float, float]:
     """Tokens, keys and predictions of prompts and completions in one pass: prompts once for a group where the fast
     engine serves, else once for each row, of which the model then predicts every token."""
