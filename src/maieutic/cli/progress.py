@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 INTERVAL = 10.0
 #: The pace is that of the last so many parts, and at least of the last so many seconds: evaluations end in bursts.
 RECENT, WINDOW = 20, 60.0
+#: The share that must be done before a time is told: what ends first of an evaluation says nothing about the rest.
+TELLING = 0.01
 
 
 def clock(seconds: float) -> str:
@@ -34,7 +36,7 @@ class Pace:
     """How long the rest of a piece of work will take, from when which part of it was done lately."""
 
     def __init__(self, done: int, since: float) -> None:
-        self._times = deque([(since, done)])
+        self._times, self._began = deque([(since, done)]), done
 
     def left(self, done: int, total: int) -> str:
         """The time left, now that `done` of `total` is done; empty when nothing is left or known."""
@@ -43,7 +45,7 @@ class Pace:
         while len(self._times) > RECENT and now - self._times[1][0] > WINDOW:
             self._times.popleft()
         start, before = self._times[0]
-        if done <= before or done >= total:
+        if done <= before or done >= total or done - self._began < TELLING * total:
             return ""
         return f"{clock((now - start) / (done - before) * (total - done))} left"
 
