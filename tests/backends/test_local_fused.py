@@ -46,8 +46,9 @@ def model(kind: str, size: int = 8, heads: int = 4, keys: int = 2, **settings: A
 
 def decoder_of(module: torch.nn.Module, on: bool = True) -> SlotDecoder:
     made = SlotDecoder(Trunk(module), torch.device("cpu"))
-    if not on:
-        made.fused = None
+    assert made.fused is None  # too small for it to be worth while
+    if on:
+        made.fused = fused_for(made.lean, kernels)
     return made
 
 
@@ -81,6 +82,14 @@ def test_samples_are_those_of_the_ordinary_steps(kind: str, size: int, heads: in
     assert [each.tokens for each in found] == [each.tokens for each in expected]
     for own, ordinary in zip(found, expected, strict=True):
         assert np.abs(np.subtract(own.logprobs, ordinary.logprobs)).max() < 1e-5
+
+
+def test_a_model_of_some_size_is_served_without_being_asked() -> None:
+    module = model("llama", size=64, heads=4, keys=4)
+    assert sum(weight.numel() for weight in module.model.parameters()) < fused.SMALLEST
+    assert SlotDecoder(Trunk(module), torch.device("cpu")).fused is None
+    module = model("llama", size=256, heads=4, keys=4)
+    assert (SlotDecoder(Trunk(module), torch.device("cpu")).fused is not None) is available()
 
 
 def test_a_row_is_the_same_alone_and_twice() -> None:
@@ -187,14 +196,14 @@ def test_logits_that_are_no_numbers_give_log_probs_that_are_none() -> None:
 
 def test_what_the_kernels_cannot_serve_stays_as_it_is(tiny: Load) -> None:
     for module in (tiny("gpt2").module, tiny("gemma").module, model("llama", size=12)):  # 12 is no multiple of 8
-        assert fused_for(lean_for(Trunk(module.eval()))) is None
+        assert fused_for(lean_for(Trunk(module.eval())), kernels) is None
 
 
 def test_kernels_that_give_other_numbers_are_refused_once(caplog: pytest.LogCaptureFixture) -> None:
     if not available():
         pytest.skip("this build of torch has no products with weights laid out beforehand")
     lean = lean_for(Trunk(model("llama")))
-    assert fused_for(lean) is not None
+    assert fused_for(lean, kernels) is not None
 
     def forgetful(states: Any, weight: Any, epsilon: Any, out: Any) -> None:
         kernels.rms_norm(states, np.ones_like(weight), epsilon, out)

@@ -40,6 +40,9 @@ Floats = NDArray[np.float32]
 TOGETHER = 8
 """Rows of one prompt that meet its keys together, at most: their scores stay in the nearest cache."""
 
+SMALLEST = 100_000
+"""Weights below which a model is left alone: its work is done before Numba has been loaded, which takes a second."""
+
 FEWEST = 256
 """Positions whose rotations are computed at least; more by doubling."""
 
@@ -188,10 +191,13 @@ class _Plan:
 def fused_for(lean: Lean | None, made: Any = None) -> Fused | None:
     """`lean` with kernels for its decode steps, or None where they cannot serve it or their numbers differ.
 
-    `made`: the kernels (None: those of this package, where they can be had).
+    `made`: the kernels (None: those of this package, where they can be had and the model has `SMALLEST` weights).
     """
-    made = made or kernels()
-    if lean is None or made is None or not lean.lays_out or not _fits(lean):
+    if lean is None or not lean.lays_out or not _fits(lean):
+        return None
+    if made is None and sum(weight.numel() for weight in lean.body.parameters()) >= SMALLEST:
+        made = kernels()
+    if made is None:
         return None
     plain = Lean(lean.trunk)
     plain.begin()
@@ -248,7 +254,7 @@ def _decoded(lean: Lean, body: Lean | Fused) -> Tensor:
 
 
 def draw(logits: Tensor, temperatures: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """See `rows.draw`: in one call where there is a kernel for it."""
+    """See `rows.draw`: in one call, where the kernel for it is to be had and fits."""
     made = _drawing()
     served = logits.device.type == "cpu" and logits.dtype == torch.float32 and logits.is_contiguous()
     if made is None or not served:

@@ -181,7 +181,7 @@ E2, E3, E4, E5, E6, E7 = (
     np.float32(each)
     for each in (5.0000001201e-1, 1.6666665459e-1, 4.1665795894e-2, 8.3334519073e-3, 1.3981999507e-3, 1.9875691500e-4)
 )
-HALF, ONE, ZERO = np.float32(0.5), np.float32(1), np.float32(0)
+HALF, ONE, ZERO, INFINITY = np.float32(0.5), np.float32(1), np.float32(0), np.float32(np.inf)
 
 
 @partial(compiled, loose=frozenset({"contract"}))  # the two parts of ln 2 are to stay apart
@@ -231,22 +231,44 @@ def _turned(head, weight, epsilon, cos, sin, factor, out):  # type: ignore[no-un
 
 
 @compiled
+def _largest(numbers, lanes):  # type: ignore[no-untyped-def]
+    """Of many numbers, of which `lanes [16]` are compared side by side: one after the other takes twice as long."""
+    lanes[:] = -INFINITY
+    whole = len(numbers) // 16 * 16
+    for start in range(0, whole, 16):
+        part = numbers[start : start + 16]
+        for lane in range(16):
+            lanes[lane] = part[lane] if part[lane] > lanes[lane] else lanes[lane]
+    top = -INFINITY
+    for lane in lanes:
+        top = lane if lane > top else top
+    for number in numbers[whole:]:
+        top = number if number > top else top
+    return top
+
+
+@compiled
+def _powers(numbers, top):  # type: ignore[no-untyped-def]
+    """In place, exp(number − top); their sum."""
+    total = ZERO
+    for c in range(len(numbers)):
+        power = _exp(numbers[c] - top)
+        numbers[c] = power
+        total += power
+    return total
+
+
+@compiled
 def _softmax(scores, prompt, start, stop):  # type: ignore[no-untyped-def]
     """In place, over columns `0 … prompt - 1` and `start … stop - 1`: exp(score − largest); their sum is returned."""
     _called()
-    top = scores[start]
-    for c in range(prompt):
-        top = scores[c] if scores[c] > top else top
-    for c in range(start, stop):
-        top = scores[c] if scores[c] > top else top
-    total = ZERO
-    for c in range(prompt):
-        scores[c] = _exp(scores[c] - top)
-        total += scores[c]
-    for c in range(start, stop):
-        scores[c] = _exp(scores[c] - top)
-        total += scores[c]
-    return total
+    shared, own = scores[:prompt], scores[start:stop]
+    top = own[0]
+    for number in shared:
+        top = number if number > top else top
+    for number in own:
+        top = number if number > top else top
+    return _powers(shared, top) + _powers(own, top)
 
 
 @compiled
@@ -341,18 +363,16 @@ def draw(logits, temperatures, uniform, tokens, logprobs):  # type: ignore[no-un
     """See `rows.draw`, of which this takes the same decisions; tokens and log-probs `[R]` are written."""
     rows, vocabulary = logits.shape
     sums = np.empty(-(-vocabulary // BLOCK), np.float32)
-    near = np.empty(BLOCK, np.float32)
+    near, lanes = np.empty(BLOCK, np.float32), np.empty(16, np.float32)
     for row in range(rows):
         own, warmth = logits[row], temperatures[row] if temperatures[row] > 0 else ONE
-        top = own[0]
-        for v in range(vocabulary):
-            top = own[v] if own[v] > top else top
+        top = _largest(own, lanes)
         total = ZERO
         for block in range(len(sums)):
-            part = ZERO
-            for v in range(block * BLOCK, min(vocabulary, (block + 1) * BLOCK)):
-                part += _exp((own[v] - top) / warmth)
-            total += part
+            part = own[block * BLOCK : (block + 1) * BLOCK]
+            for v in range(len(part)):
+                near[v] = (part[v] - top) / warmth
+            total += _powers(near[: len(part)], ZERO)
             sums[block] = total
         drawn = 0
         if temperatures[row] == 0:
@@ -364,13 +384,13 @@ def draw(logits, temperatures, uniform, tokens, logprobs):  # type: ignore[no-un
             while block < len(sums) - 1 and not sums[block] > threshold:
                 block += 1
             inside = sums[block - 1] if block else ZERO
-            first, count = block * BLOCK, min(vocabulary - block * BLOCK, BLOCK)
-            for v in range(count):
-                inside += _exp((own[first + v] - top) / warmth)
+            part = own[block * BLOCK : (block + 1) * BLOCK]
+            for v in range(len(part)):
+                inside += _exp((part[v] - top) / warmth)
                 near[v] = inside
             threshold = min(threshold, np.nextafter(inside, ZERO))
-            while drawn < count - 1 and not near[drawn] > threshold:
+            while drawn < len(part) - 1 and not near[drawn] > threshold:
                 drawn += 1
-            drawn += first
+            drawn += block * BLOCK
         tokens[row] = drawn
         logprobs[row] = (own[drawn] - top) / warmth - np.float32(np.log(total))

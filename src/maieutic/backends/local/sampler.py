@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from maieutic.backends.local import fused
 from maieutic.backends.local.cache import Admission
 from maieutic.backends.local.decoder import Decoder
-from maieutic.backends.local.fused import draw
 from maieutic.backends.local.replay import Block, Stepper
-from maieutic.backends.local.rows import Ended, Request, Rows, without
+from maieutic.backends.local.rows import Ended, Request, Rows, draw, without
 from maieutic.backends.local.static import STEPS
 from maieutic.backends.local.trunk import bare
 from maieutic.backends.local.uniform import uniforms
@@ -271,7 +271,8 @@ class LocalSampler:
         slots = self.rows.slots[numbers]
         uniform = torch.from_numpy(uniforms(slots["key"], slots["count"])).to(logits.device)
         temperatures = torch.from_numpy(np.ascontiguousarray(slots["temperature"])).to(logits.device)
-        tokens, logprobs = draw(logits, temperatures, uniform)
+        drawing = draw if getattr(self.decoder, "fused", None) is None else fused.draw
+        tokens, logprobs = drawing(logits, temperatures, uniform)
         found = logprobs.cpu().numpy()
         self._check_finite(found)
         self._keep(self.rows.write(numbers, tokens.cpu().numpy(), found, self.version()))
