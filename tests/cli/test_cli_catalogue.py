@@ -6,14 +6,25 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
 
 import pytest
+import typer
 
 from maieutic.algorithms import ALGORITHMS
 from maieutic.cli import complete
+from maieutic.cli.app import app
+from maieutic.cli.reward_label import AFTER
+from maieutic.cli.teacher import KEEPS
 from maieutic.cli.values import settings
+from maieutic.config.reward_training import RewardTrainConfig
 from maieutic.errors import ConfigError
+from maieutic.likelihood import FORMS
+from maieutic.reward_models.labelling import SEARCHES
 from maieutic.tasks import TASKSETS
+from maieutic.teachers.records import NUMBERS
 
 
 def test_every_taskset_is_listed_with_its_first_line(command):
@@ -114,6 +125,39 @@ def test_runs_and_files_are_offered(tmp_path, trained):
     ]
     assert [name for name, _ in complete.runs(str(trained)[:-1])] == [f"{trained}/"]
     assert complete.runs("/no/such/folder/x") == []
+
+
+def test_what_an_evaluation_and_a_judge_learn_from_is_offered(tmp_path):
+    for name in ("before.json", "labels.jsonl", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [Path(name).name for name, _ in complete.evaluations(f"{tmp_path}/")] == ["before.json"]
+    assert [Path(name).name for name, _ in complete.judged(f"{tmp_path}/")] == ["before.json", "labels.jsonl"]
+    assert complete.among(first="until the first error", halving="")("f") == [("first", "until the first error")]
+
+
+def verbs(group: typer.core.TyperGroup, before: str = "") -> Iterator[tuple[str, typer.core.TyperCommand]]:
+    """Every command by its words."""
+    for name, made in group.commands.items():
+        if isinstance(made, typer.core.TyperGroup):
+            yield from verbs(made, f"{name} ")
+        else:
+            yield before + name, made
+
+
+def test_every_verb_gives_its_result_as_json_and_words_from_tables_are_completed():
+    found = dict(verbs(typer.main.get_command(app)))
+    assert {"demo", "reward try", "teacher write", "sandbox check"} <= set(found)
+    options = {verb: {option: each for each in made.params for option in each.opts} for verb, made in found.items()}
+    assert [verb for verb, known in options.items() if "--json" not in known] == []
+    context = typer.Context(found["eval"])
+    kinds = set(get_args(RewardTrainConfig.model_fields["kind"].annotation))
+    for verb, option, known in (
+        ("reward label", "--search", set(SEARCHES)), ("reward label", "--after", set(AFTER)),
+        ("teacher write", "--keep", set(KEEPS)), ("teacher record", "--numbers", set(NUMBERS)),
+        ("eval", "--form", set(FORMS)), ("reward train", "--kind", kinds), ("search", "--template", {"auto", "plain"}),
+    ):  # fmt: skip
+        offered = {each.value for each in options[verb][option].shell_complete(context, "")}
+        assert offered == known, (verb, option)
 
 
 def shell(words: str, **environment: str) -> str:

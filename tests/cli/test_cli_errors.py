@@ -6,16 +6,21 @@ import errno
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 import maieutic
 from maieutic import errors
 from maieutic.cli import exit_code, main
-from maieutic.cli.app import EXAMPLES, VERBS
+from maieutic.cli.app import EXAMPLES, VERBS, app
+from maieutic.cli.distil import go_on
 from maieutic.cli.screen import Screen, error_console
+from maieutic.run.interrupt import unkept
 
 HEAVY = ("torch", "transformers", "numpy")
 
@@ -72,7 +77,25 @@ def test_ctrl_c_ends_with_130_and_one_line(capsys):
 
     assert exit_code(work) == 130
     assert exit_code(lambda: sys.exit(130)) == 130
-    assert capsys.readouterr().err == "interrupted\n" * 2
+    assert capsys.readouterr().err == "interrupted; what was saved before stays\n" * 2
+
+
+def test_ctrl_c_in_an_evaluation_says_that_nothing_of_it_stands(capsys):
+    def work():
+        with unkept("an evaluation"):
+            raise KeyboardInterrupt
+
+    assert exit_code(work) == 130
+    told = capsys.readouterr().err
+    assert told == "interrupted; an evaluation is whole or not at all: the same command begins it anew\n"
+
+
+def test_a_distillation_that_was_stopped_goes_on_with_the_settings_that_it_was_begun_with():
+    said = go_on(Path("my.toml"), ['collect.rank="reward"', "collect.limit=4"], Path("runs/my own"))
+    assert shlex.split(said)[:2] == ["maieutic", "distil"]
+    read = get_command(app).commands["distil"].make_context("distil", shlex.split(said)[2:]).params
+    assert read["overrides"] == ['collect.rank="reward"', "collect.limit=4"]
+    assert (read["config"], read["out"], read["resume"]) == (Path("my.toml"), Path("runs/my own"), True)
 
 
 def test_usage_errors_end_with_2(command):

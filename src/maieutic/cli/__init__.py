@@ -54,7 +54,7 @@ def exit_code(work: Callable[[], object], *, debug: bool = False) -> int:
     return 0
 
 
-def _interrupted(message: str = "interrupted") -> int:
+def _interrupted(message: str = "interrupted; what was saved before stays") -> int:
     print(message, file=sys.stderr)
     return INTERRUPTED
 

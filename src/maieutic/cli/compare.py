@@ -74,6 +74,7 @@ def carry_out(show: Screen, plan: Plan, folder: Path, jobs: int | None, dry_run:
         shown.begin(plan.study.name, 0, 100)
         return execute(
             plan, folder, jobs=wanted, told=told,
+            heard=lambda: show.err.print("stopping after these steps (Ctrl-C again: at once)", highlight=False),
             watch=lambda share, words: shown.show(plan.study.name, int(100 * share), 100, words),
         )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 Offer = tuple[str, str]
@@ -55,6 +55,23 @@ def runs(incomplete: str) -> list[Offer]:
 def models(incomplete: str) -> list[Offer]:
     """Folders: of runs, and others."""
     return runs(incomplete)
+
+
+def evaluations(incomplete: str) -> list[Offer]:
+    """What an evaluation is compared with: saved ones, and models."""
+    return list(dict.fromkeys([*_starting(incomplete, _paths(incomplete, (".json",))), *models(incomplete)]))
+
+
+def judged(incomplete: str) -> list[Offer]:
+    """Files of rows, and folders of runs."""
+    from maieutic.tasks.files import SUFFIXES
+
+    return list(dict.fromkeys([*_starting(incomplete, _paths(incomplete, SUFFIXES)), *runs(incomplete)]))
+
+
+def among(**known: str) -> Callable[[str], list[Offer]]:
+    """A completion for few words, each with what it says."""
+    return lambda incomplete: _starting(incomplete, known.items())
 
 
 def rewards(incomplete: str) -> list[Offer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -55,9 +56,14 @@ def distil(
         return
     whole, run = student_config(read, folder), folder / STUDENT
     check(whole)
-    again = f"maieutic distil {config} --out {folder} --resume"
-    summary = carry_out(show, whole, run, resume=run.exists(), again=again)
+    summary = carry_out(show, whole, run, resume=run.exists(), again=go_on(config, overrides or [], folder))
     show.write_json({**found, "student": conclude(show, run, summary)})
+
+
+def go_on(config: Path, overrides: Sequence[str], folder: Path) -> str:
+    """The command that goes on, for a shell: with the same settings, else it would be refused."""
+    given = [word for override in overrides for word in ("--set", override)]
+    return shlex.join(["maieutic", "distil", str(config), *given, "--out", str(folder), "--resume"])
 
 
 def read_distil(path: Path, overrides: Sequence[str]) -> DistilConfig:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from maieutic.cli import complete
 from maieutic.cli.likelihood import Examined, check_likelihood, examine
 from maieutic.cli.models import (
     Device,
@@ -26,6 +27,7 @@ from maieutic.cli.models import (
 from maieutic.cli.screen import Json, Quiet, Screen, screen, writable
 from maieutic.cli.values import settings, taskset
 from maieutic.errors import ConfigError, DataError
+from maieutic.run.interrupt import unkept
 
 if TYPE_CHECKING:
     from maieutic.evaluate import Evaluation
@@ -34,6 +36,23 @@ if TYPE_CHECKING:
 
 #: Share of samples without a readable answer from which on it is said.
 UNPARSED = 0.5
+
+Against = Annotated[
+    str | None,
+    typer.Option(
+        metavar="OTHER",
+        help="Compare with it: a saved evaluation (.json) or a model.",
+        autocompletion=complete.evaluations,
+    ),
+]
+Form = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="With --likelihood: cloze (options are completions) or letters.",
+        autocompletion=complete.among(cloze="options are completions", letters="options have letters"),
+    ),
+]
 
 
 def evaluate(
@@ -50,16 +69,12 @@ def evaluate(
     options: Options = None,
     no_greedy: Annotated[bool, typer.Option("--no-greedy", help="Leave the sample at temperature 0 out.")] = False,
     seed: Annotated[int, typer.Option(metavar="N", help="Seeds the samples.")] = 0,
-    against: Annotated[
-        str | None, typer.Option(metavar="OTHER", help="Compare with it: a saved evaluation (.json) or a model.")
-    ] = None,
+    against: Against = None,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the whole evaluation, for --against.")] = None,
     likelihood: Annotated[
         bool, typer.Option("--likelihood", help="Score the options of questions instead of sampling: base models.")
     ] = False,
-    form: Annotated[
-        str, typer.Option(metavar="NAME", help="With --likelihood: cloze (options are completions) or letters.")
-    ] = "cloze",
+    form: Form = "cloze",
     template: Template = None,
     device: Device = "cpu",
     threads: Threads = None,
@@ -115,7 +130,7 @@ class _Asked:
             self.show.note(speaker.note)
         from maieutic.evaluate import evaluate_sync
 
-        with display(self.show) as shown:
+        with unkept("an evaluation"), display(self.show) as shown:
             made = evaluate_sync(
                 speaker.sampler,
                 speaker.chat,

@@ -13,6 +13,7 @@ from maieutic.cli.models import found_model
 from maieutic.cli.screen import Screen, table
 from maieutic.cli.values import template_of
 from maieutic.errors import ConfigError
+from maieutic.run.interrupt import unkept
 
 if TYPE_CHECKING:
     from maieutic.evaluate import Evaluation
@@ -52,7 +53,7 @@ class Examined:
 
         LocalBackend(device=self.device, threads=self.threads)
         model = load_causal(source, device=self.device, template=self.template or template_of(source))
-        with display(self.show) as shown:
+        with unkept("an examination"), display(self.show) as shown:
             made = evaluate_choices(
                 LocalScorer(model),
                 model.chat,

@@ -42,7 +42,9 @@ TrainOptions = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="An option of the taskset. The split is train unless set."),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="The first so many tasks only.")]
-Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, …")]
+Device = Annotated[
+    str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, …", autocompletion=complete.among(cpu="", cuda=""))
+]
 Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads.")]
 Template = Annotated[
     str | None,
@@ -50,6 +52,7 @@ Template = Annotated[
         metavar="NAME",
         help="auto, plain (no template: base models), or a Jinja file.",
         show_default="that of the model's run, else auto",
+        autocompletion=complete.among(auto="the model's own", plain="no template: base models"),
     ),
 ]
 Length = Annotated[

@@ -34,15 +34,26 @@ What = Annotated[
     ),
 ]
 Data = Annotated[
-    list[str] | None, typer.Option("--data", metavar="FILE", help="Judged data for a reward model; or a run.")
+    list[str] | None,
+    typer.Option(
+        "--data", metavar="FILE", help="Judged data for a reward model; or a run.", autocompletion=complete.judged
+    ),
 ]
 Page = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="A page with the calibration curve.")]
 Run = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Check what this run has written.")]
 File = Annotated[
     Path | None, typer.Option("--file", metavar="FILE", help="Check completions: rows with prompt, answer, completion.")
 ]
-Model = Annotated[str | None, typer.Option("--model", metavar="MODEL", help="Check fresh samples of this model.")]
-Task = Annotated[str | None, typer.Option("--task", metavar="TASK", help="The taskset, for `answer` and for --model.")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="MODEL", help="Check fresh samples of this model.", autocompletion=complete.models),
+]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        "--task", metavar="TASK", help="The taskset, for `answer` and for --model.", autocompletion=complete.tasksets
+    ),
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the taskset.")]
 Labels = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Rows labelled by hand: the rates of errors come from them.")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from maieutic.cli import complete
 from maieutic.cli.models import Device, Length, Limit, ModelName, TaskName, Template, Threads, TrainOptions, load
 from maieutic.cli.screen import Json, Quiet, Screen, screen, table, writable
 from maieutic.cli.values import settings, taskset
@@ -20,10 +21,20 @@ AFTER = {"wrong": 0.0, "none": None}
 
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where the labels go (JSON lines).")]
 Search = Annotated[
-    str, typer.Option(metavar="HOW", help="all steps; first: until the first error; halving: bisection for it.")
+    str,
+    typer.Option(
+        metavar="HOW",
+        help="all steps; first: until the first error; halving: bisection for it.",
+        autocompletion=complete.among(all="steps", first="until the first error", halving="bisection for it"),
+    ),
 ]
 After = Annotated[
-    str, typer.Option(metavar="LABEL", help="Of steps behind the first error that were not asked: wrong or none.")
+    str,
+    typer.Option(
+        metavar="LABEL",
+        help="Of steps behind the first error that were not asked: wrong or none.",
+        autocompletion=complete.among(wrong="", none=""),
+    ),
 ]
 
 

@@ -29,12 +29,28 @@ def train_reward(
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option("--data", metavar="FILE", help="Judged completions, or the folder of a run; may be repeated."),
+        typer.Option(
+            "--data",
+            metavar="FILE",
+            help="Judged completions, or the folder of a run; may be repeated.",
+            autocompletion=complete.judged,
+        ),
     ] = None,
-    kind: Annotated[str | None, typer.Option(metavar="KIND", help="outcome, process or pairs.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="outcome, process or pairs.",
+            autocompletion=complete.among(outcome="of wholes", process="of steps", pairs="preferences"),
+        ),
+    ] = None,
     model: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="The policy whose body is taken: a folder, a run, or a Hub id."),
+        typer.Option(
+            metavar="MODEL",
+            help="The policy whose body is taken: a folder, a run, or a Hub id.",
+            autocompletion=complete.models,
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the reward model goes.")] = None,
     epochs: Annotated[float | None, typer.Option(min=0, metavar="N", help="Passes over the prompts.")] = None,

@@ -17,6 +17,7 @@ from maieutic.cli.reward_probes import invented, pasted, read_completions, sampl
 from maieutic.cli.screen import Json, Quiet, Screen, screen, table
 from maieutic.cli.values import settings, taskset
 from maieutic.errors import ConfigError
+from maieutic.run.interrupt import unkept
 
 if TYPE_CHECKING:
     from maieutic.protocols import Reward, Taskset
@@ -99,7 +100,9 @@ def try_reward(
         probes = pasted(tasks[0], given) if given else invented(tasks, n)
     else:
         speaker = load(model, device=device, threads=threads, template=template)
-        probes = asyncio.run(sampled(speaker, tasks, n, samples, temperature, speaker.length(max_completion_length)))
+        length = speaker.length(max_completion_length)
+        with unkept("a trial"):
+            probes = asyncio.run(sampled(speaker, tasks, n, samples, temperature, length))
     tell(show, name, task, reward, probes, hacks)
 
 
@@ -115,7 +118,8 @@ def tell(
     before = log.level
     log.setLevel(logging.ERROR)  # what failed is shown once, below
     try:
-        trial = asyncio.run(examine(reward, probes))
+        with unkept("a trial"):
+            trial = asyncio.run(examine(reward, probes))
         found = verdicts(trial)
         report = None if any(each.level == "broken" for each in found) else _hacks(reward, trial, hacks)
         found += [] if report is None else hacked(report)

@@ -34,7 +34,12 @@ Methods = Annotated[
 ]
 RewardModels = Annotated[
     list[str] | None,
-    typer.Option("--reward-model", metavar="FOLDER", help="For methods that choose by scores; may be repeated."),
+    typer.Option(
+        "--reward-model",
+        metavar="FOLDER",
+        help="For methods that choose by scores; may be repeated.",
+        autocompletion=complete.models,
+    ),
 ]
 Out = Annotated[
     Path | None,

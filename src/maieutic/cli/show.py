@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from maieutic.cli import complete
 from maieutic.cli.screen import Json, Quiet, screen
 
 
 def show(
     context: typer.Context,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.", show_default=False)],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="The run's folder.", show_default=False, autocompletion=complete.runs)
+    ],
     stage: Annotated[str | None, typer.Option(metavar="NAME", help="This stage only.")] = None,
     metric: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A curve to draw; may be given again.")

@@ -40,7 +40,7 @@ def teach(
     if dry_run:
         say_plan(show, whole, plan, folder)
         return
-    again = f"maieutic teach {config} --run {folder} --resume"
+    again = f"maieutic train --run {folder} --resume"  # a run like any other, whose folder knows what was --set
     summary = carry_out(show, whole, folder, resume=resume, again=again)
     show.write_json(conclude(show, folder, summary))
 

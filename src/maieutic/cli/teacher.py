@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from maieutic.cli import complete
 from maieutic.cli.groups import group
 from maieutic.cli.models import Device, Limit, TaskName, Template, Threads, TrainOptions, found_model
 from maieutic.cli.screen import Json, Quiet, Screen, folder, screen, table, writable
@@ -26,7 +27,11 @@ KEEPS = {"correct": True, "all": False}
 
 Who = Annotated[
     str,
-    typer.Argument(metavar="TEACHER", help="A model folder, a run, a Hub id; with --url, the server's name for it."),
+    typer.Argument(
+        metavar="TEACHER",
+        help="A model folder, a run, a Hub id; with --url, the server's name for it.",
+        autocompletion=complete.models,
+    ),
 ]
 Url = Annotated[str | None, typer.Option(metavar="URL", help="Of a server that speaks the OpenAI protocol (…/v1).")]
 Key = Annotated[
@@ -42,11 +47,23 @@ def record_teacher(
     top: Annotated[int, typer.Option(min=1, metavar="K", help="Likeliest tokens kept for each position.")] = 20,
     student: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Whose template and tokens are taken.", show_default="the teacher's own"),
+        typer.Option(
+            metavar="MODEL",
+            help="Whose template and tokens are taken.",
+            show_default="the teacher's own",
+            autocompletion=complete.models,
+        ),
     ] = None,
     url: Url = None,
     api_key_env: Key = None,
-    numbers: Annotated[str, typer.Option(metavar="NAME", help="float32, or float16 in half the space.")] = "float32",
+    numbers: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="float32, or float16 in half the space.",
+            autocompletion=complete.among(float32="", float16="half the space"),
+        ),
+    ] = "float32",
     limit: Limit = None,
     options: TrainOptions = None,
     template: Template = None,
@@ -135,7 +152,12 @@ def write_teacher(
         int | None, typer.Option(min=1, metavar="K", help="Texts kept of a task at most.", show_default="all")
     ] = None,
     keep: Annotated[
-        str, typer.Option(metavar="WHICH", help="correct, as the tasks' verifier says; or all.")
+        str,
+        typer.Option(
+            metavar="WHICH",
+            help="correct, as the tasks' verifier says; or all.",
+            autocompletion=complete.among(correct="as the tasks' verifier says", all=""),
+        ),
     ] = "correct",
     temperature: Annotated[float, typer.Option(min=0.0, metavar="T", help="Of the texts.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Tokens a text may have.")] = 512,

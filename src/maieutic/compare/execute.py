@@ -42,16 +42,19 @@ class Job:
         return f"seed {self.seed} {self.name}"
 
 
-def execute(plan: Plan, out: Path, *, jobs: int, watch: Watch, told: Callable[[Failure], None]) -> list[Failure]:
+def execute(
+    plan: Plan, out: Path, *, jobs: int, watch: Watch, told: Callable[[Failure], None],
+    heard: Callable[[], None] = lambda: None,
+) -> list[Failure]:  # fmt: skip
     """Carry out what is left of the plan in the folder `out`; returns what failed, each of which `told` was told.
 
     Raises RunError, before anything is run, where the folder holds runs of another plan, and Interrupted after Ctrl-C
-    (a second one does not wait for steps to end).
+    (a second one does not wait for steps to end). `heard` is called at once when the first one comes.
     """
     check(plan, out)
     out.mkdir(parents=True, exist_ok=True)
     write_text(plan_file(out), plan.to_json() + "\n")
-    return _Execution(plan, out.resolve(), watch, told).run(jobs)
+    return _Execution(plan, out.resolve(), watch, told).run(jobs, heard)
 
 
 def all_jobs(plan: Plan) -> list[Job]:
@@ -92,7 +95,7 @@ class _Execution:
         self.lock = threading.Lock()
         self.stopping = False
 
-    def run(self, jobs: int) -> list[Failure]:
+    def run(self, jobs: int, heard: Callable[[], None]) -> list[Failure]:
         """Until nothing is left to do."""
         pending = [job for job, share in self.shares.items() if share < 1]
         (self.out / "logs").mkdir(exist_ok=True)
@@ -108,7 +111,7 @@ class _Execution:
                     for future in done:
                         self._finished(running.pop(future), future.result(), pending)
             except BaseException as error:
-                self._stop(list(running))
+                self._stop(list(running), heard)
                 if isinstance(error, KeyboardInterrupt):
                     raise Interrupted("interrupted; what was done is saved, and the same command goes on") from error
                 raise
@@ -153,7 +156,7 @@ class _Execution:
             with self.lock:
                 self.live[job] = process
                 if self.stopping:
-                    _close(process)
+                    process.kill()
             assert process.stdout is not None
             for line in process.stdout:
                 if not line.startswith(MARK):
@@ -170,17 +173,20 @@ class _Execution:
             return None
         return Failure(job.seed, job.name, code, error or f"its process ended with code {code}; see {path}")
 
-    def _stop(self, running: list[Future[Failure | None]]) -> None:
-        """Let every process end its step; on a second Ctrl-C, end them at once."""
+    def _stop(self, running: list[Future[Failure | None]], heard: Callable[[], None]) -> None:
+        """Let every process end its step; on a second Ctrl-C, and where there is no step yet, end them at once."""
         with self.lock:
             self.stopping = True
-            processes = list(self.live.values())
+            processes = dict(self.live)
         try:
-            for process in processes:
+            heard()
+            for job, process in processes.items():
                 _close(process)
+                if not self.shares[job]:
+                    process.kill()  # it still loads, or examines the start: there is nothing to save
             wait(running)
         except KeyboardInterrupt:
-            for process in processes:
+            for process in processes.values():
                 process.kill()
             wait(running)
 

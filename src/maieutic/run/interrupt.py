@@ -30,3 +30,14 @@ def interrupted(stop: threading.Event | None = None) -> Iterator[threading.Event
         yield stop
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def unkept(work: str) -> Iterator[None]:
+    """Ctrl-C inside the block raises Interrupted, which says that of this work ("an evaluation") nothing is kept."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        from maieutic.run.runner import Interrupted  # imports this module
+
+        raise Interrupted(f"interrupted; {work} is whole or not at all: the same command begins it anew") from stop
