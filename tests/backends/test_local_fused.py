@@ -102,6 +102,18 @@ def test_a_row_is_the_same_alone_and_twice() -> None:
         assert np.abs(np.subtract(own.logprobs, other.logprobs)).max() < 1e-5
 
 
+def test_the_store_and_the_copies_of_weights_are_given_back_after_a_batch() -> None:
+    """What comes next, an update, wants their memory: nothing of the kernels' may keep them."""
+    decoder = decoder_of(model("llama"))
+    engine = LocalSampler(decoder.trunk.module, decoder, max_rows=6)
+    asyncio.run(engine.sample(PROMPTS[0], Sampling(4, key="0"), 3))
+    kept = decoder.fused
+    assert kept is not None
+    assert kept.plan is None
+    assert not kept.layers
+    assert not kept.served
+
+
 class Numbers:
     """Random queries, keys and values of rows in a store, and the dense attention that they should give."""
 

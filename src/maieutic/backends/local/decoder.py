@@ -130,6 +130,8 @@ class SlotDecoder:
         self.clear()
         if self.lean is not None:
             self.lean.end()
+        if self.fused is not None:
+            self.fused.end()
 
     def columns_for(self, prompt: int, room: int, siblings: int) -> int:
         """See `Decoder`."""

@@ -76,6 +76,10 @@ class Fused:
         """Whether the weights are laid out."""
         return self.lean.head is not None
 
+    def end(self) -> None:
+        """Let go of the store and of the copies of the weights: the update wants their memory."""
+        self.served, self.layers, self.plan = (), [], None
+
     def hidden(self, tokens: Tensor, positions: Tensor, step: BagDecode) -> Tensor:
         """Last hidden states `[R, E]` of `tokens [R]` at `positions [R]`; of dead rows they mean nothing."""
         if self.served is not self.lean.layers:
