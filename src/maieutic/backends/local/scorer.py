@@ -179,8 +179,8 @@ def check_vocabularies(model: CausalModel, policy: CausalModel, role: str) -> No
         f"got a {role} ({model.source}) of {len(theirs)} tokens for a policy ({policy.source}) of {len(ours)}; they "
         f"differ, for example in the id of {wrong!r}: {theirs.get(wrong)} and {ours.get(wrong)}. Expected the same "
         "tokens with the same ids, because log-probs are compared token by token. What remains for models of different "
-        "vocabularies is text: let the teacher write solutions, and fine-tune on them (sft), or compare sums over spans "
-        "of text (on_policy_distillation with [stages.teacher] align = true)"
+        "vocabularies is text: let the teacher write solutions, and fine-tune on them (sft), or compare sums over "
+        "spans of text (on_policy_distillation with [stages.teacher] align = true)"
     )
 
 
