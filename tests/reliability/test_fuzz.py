@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
 import sys
 from pathlib import Path
@@ -17,7 +18,6 @@ from benchmarks._fuzz_calls import played, rewarded, verified
 from benchmarks._fuzz_texts import text
 from benchmarks.fuzz import VERIFIERS, Fuzz, Progress, fuzz, main, read_progress
 from maieutic.protocols import Reply
-from maieutic.rewards import reward
 from maieutic.rewards.penalties import PENALTIES
 from maieutic.rewards.shaping import SHAPING
 from maieutic.types import Message, Score, Task, Verdict
@@ -111,6 +111,12 @@ class Odd:
         self.opening = ()
 
 
+async def waits(task: Task, rollouts: object) -> list[Score]:
+    """A reward that gives way to others first."""
+    await asyncio.sleep(0)
+    return [Score(1.0)]
+
+
 def test_a_game_or_a_reward_beyond_its_bounds_is_found() -> None:
     task = Task("t", (Message("user", "?"),))
     assert played(Odd(0.0, Score(1.0, True)))(task, "x") is True
@@ -123,7 +129,7 @@ def test_a_game_or_a_reward_beyond_its_bounds_is_found() -> None:
         with pytest.raises(ValueError, match="expected"):
             played(odd)(task, "x")
     with pytest.raises(TypeError, match="waits for something"):
-        rewarded(reward(lambda completion: 2.0), 0.0, 1.0)(task, "x")
+        rewarded(waits, 0.0, 1.0)(task, "x")
 
 
 def test_what_is_interrupted_goes_on(tmp_path: Path) -> None:
