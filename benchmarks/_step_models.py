@@ -59,7 +59,7 @@ class Recipe:
 
 #: Name → recipe.
 RECIPES = {
-    "4M": Recipe(SIZES["4M"], steps=80, rows=16, learning_rate=2e-3),
+    "4M": Recipe(SIZES["4M"], steps=160, rows=16, learning_rate=2e-3),
     "110M": Recipe(SIZES["110M"], steps=40, rows=8, learning_rate=6e-4),
 }
 
