@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import shutil
 import time
@@ -25,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks._results import made_once
 from maieutic.backends.local import LocalBackend
 from maieutic.backends.local.judging import quick
 from maieutic.config import parse_config
@@ -95,17 +95,7 @@ class Seed:
 
     def part(self, name: str, make: Callable[[Path], Any]) -> float:
         """The part of that name, made if it is not there yet; the processor seconds that it has taken."""
-        path, noted = self.folder / name, self.folder / f"{name}.seconds"
-        if not noted.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = self.folder / f".tmp-{name}"
-            for old in (path, temporary):
-                shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
-            begun = time.process_time()
-            make(temporary)
-            os.rename(temporary, path)
-            write_text(noted, f"{time.process_time() - begun:.1f}")
-        return float(noted.read_text())
+        return made_once(self.folder, name, make)
 
     @property
     def game(self) -> dict[str, Any]:
