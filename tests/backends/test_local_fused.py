@@ -25,7 +25,9 @@ from maieutic.models.causal import CausalModel
 from maieutic.protocols import Completion, Sampling
 
 pytest.importorskip("numba", reason="compiled decode steps need numba (pip install 'maieutic[fast]')")
-from maieutic.backends.local import kernels
+from maieutic.backends.local import kernels as found_kernels
+from maieutic.backends.local.compiled import decoding as kernels
+from maieutic.backends.local.compiled import parts
 
 Load = Callable[..., CausalModel]
 
@@ -86,7 +88,7 @@ def test_samples_are_those_of_the_ordinary_steps(kind: str, size: int, heads: in
 
 def test_a_model_of_some_size_is_served_without_being_asked() -> None:
     module = model("llama", size=64, heads=4, keys=4)
-    assert sum(weight.numel() for weight in module.model.parameters()) < fused.SMALLEST
+    assert sum(weight.numel() for weight in module.model.parameters()) < found_kernels.SMALLEST
     assert SlotDecoder(Trunk(module), torch.device("cpu")).fused is None
     module = model("llama", size=256, heads=4, keys=4)
     assert (SlotDecoder(Trunk(module), torch.device("cpu")).fused is not None) is available()
@@ -176,7 +178,7 @@ def test_attention_is_the_dense_one(heads: int, keys: int, size: int) -> None:
 
 def test_exp_is_right_to_two_units_in_the_last_place() -> None:
     x = np.concatenate([-np.linspace(0, 87, 20001), [0.0, -87.5, -np.inf, np.nan]]).astype(np.float32)
-    found, expected = np.array([kernels._exp(each) for each in x]), np.exp(x.astype(np.float64))
+    found, expected = np.array([parts.exp(each) for each in x]), np.exp(x.astype(np.float64))
     assert np.abs(found[:20001] - expected[:20001]).max() <= 1.2e-7
     assert (np.abs(found[:20001] - expected[:20001]) <= 2 * np.spacing(expected[:20001].astype(np.float32))).all()
     assert found[20001] == 1
@@ -230,4 +232,4 @@ def test_a_function_without_a_folder_is_compiled_all_the_same() -> None:
     """What is installed where nothing can be written has no place on disk for compiled code."""
     made: dict[str, Any] = {}
     exec(compile("def twice(x):\n    return 2 * x\n", "<nowhere>", "exec"), made)
-    assert kernels.compiled(made["twice"])(21) == 42
+    assert parts.compiled(made["twice"])(21) == 42

@@ -15,7 +15,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
@@ -25,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maieutic.backends.local import rows
+from maieutic.backends.local import kernels, rows
 from maieutic.backends.local.bags import WIDTH, BagDecode, BagStore
 from maieutic.backends.local.cache import Admission
 from maieutic.backends.local.families import Group, Shelf
@@ -40,24 +39,8 @@ Floats = NDArray[np.float32]
 TOGETHER = 8
 """Rows of one prompt that meet its keys together, at most: their scores stay in the nearest cache."""
 
-SMALLEST = 100_000
-"""Weights below which a model is left alone: its work is done before Numba has been loaded, which takes a second."""
-
 FEWEST = 256
 """Positions whose rotations are computed at least; more by doubling."""
-
-
-@cache
-def kernels() -> ModuleType | None:
-    """The compiled functions, or None where Numba is not installed or not to be used. What fails is said once."""
-    if find_spec("numba") is None:
-        return None
-    try:
-        from maieutic.backends.local import kernels as made
-    except ImportError as error:  # Numba refuses a numpy that it does not know
-        log.warning("Numba is installed and cannot be used (%s): sampling on a CPU takes longer.", error)
-        return None
-    return None if made.numba.config.DISABLE_JIT else made
 
 
 class Fused:
@@ -124,7 +107,7 @@ class Fused:
         for part in self.plan.parts:
             prompt = layer.nothing if part.shelf is None else [kept.numpy() for kept in part.shelf.layers[index]]
             self.kernels.attend(
-                mixed.numpy(), layer.scales, layer.epsilon, layer.scaling, self.turns, at, step.column.numpy(),
+                kernels.crew(), mixed.numpy(), layer.scales, layer.epsilon, layer.scaling, self.turns, at, step.column.numpy(),
                 part.starts, part.members, part.places, part.lengths, *prompt, keys, values, read,
             )  # fmt: skip
 
@@ -199,8 +182,8 @@ def fused_for(lean: Lean | None, made: Any = None) -> Fused | None:
     """
     if lean is None or not lean.lays_out or not _fits(lean):
         return None
-    if made is None and sum(weight.numel() for weight in lean.body.parameters()) >= SMALLEST:
-        made = kernels()
+    if made is None and sum(weight.numel() for weight in lean.body.parameters()) >= kernels.SMALLEST:
+        made = kernels.decoding()
     if made is None:
         return None
     plain = Lean(lean.trunk)
@@ -269,14 +252,14 @@ def draw(logits: Tensor, temperatures: Tensor, uniform: Tensor) -> tuple[Tensor,
 def _drawn(made: Any, logits: Tensor, temperatures: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     tokens, logprobs = torch.empty(len(logits), dtype=torch.long), torch.empty(len(logits))
     given = (logits.detach().numpy(), temperatures.numpy(), uniform.numpy(), tokens.numpy(), logprobs.numpy())
-    made.draw(*given)
+    made.draw(kernels.crew(), *given)
     return tokens, logprobs
 
 
 @cache
 def _drawing() -> ModuleType | None:
     """The kernels, where what they draw is what `rows.draw` draws. Tried once."""
-    made = kernels()
+    made = kernels.decoding()
     if made is None:
         return None
     generator = torch.Generator().manual_seed(0)
