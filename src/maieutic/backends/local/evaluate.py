@@ -20,6 +20,7 @@ from maieutic.backends.local.flexible import flexible_for, lay_out_flexibly
 from maieutic.backends.local.lean import lean_for
 from maieutic.backends.local.packing import Packed, pack_tokens, split, split_padded
 from maieutic.backends.local.recompute import decoder_layers, recomputing, runner
+from maieutic.backends.local.scoring import scoring_for
 from maieutic.backends.local.segments import serves
 from maieutic.backends.local.trunk import Trunk, bare
 from maieutic.clock import count
@@ -101,6 +102,7 @@ class PackedForward:
     ) -> None:
         self.trunk = trunk
         self.lean = lean_for(trunk)
+        self.scoring = scoring_for(trunk)
         self.held = held_on(self._weight.device) if held is None else held
         self.recompute = recompute
         self.numbers = numbers or self._weight.dtype
@@ -117,7 +119,12 @@ class PackedForward:
             return _nothing(batch, entropy, value_head)
         hidden = self._hidden(packed)
         states = hidden.index_select(0, packed.sources)
-        scored = _score(self._head(), states, batch, packed.rows, packed.columns, entropy, self.held)
+        if self.scoring is None or not self._in_float32:
+            scored = _score(self._head(), states, batch, packed.rows, packed.columns, entropy, self.held)
+        else:
+            ids, asked = _ids(batch, packed.rows, packed.columns)
+            found, spread = self.scoring(states, ids, _temperature(batch), self.held)
+            scored = Scores(found[:, 0], spread if entropy else None, found[:, 1:] if asked else None)
         values = None if value_head is None else value_head(states).reshape(-1)
         return _scatter(batch, packed.rows, packed.columns, scored, values)
 
@@ -154,12 +161,16 @@ class PackedForward:
         """Whether what comes out of a coarse product is float32 again, as of `coarse.learned`."""
         return self.lean is not None and self._weight.device.type == "cpu" and has_units(torch.bfloat16)
 
+    @property
+    def _in_float32(self) -> bool:
+        """Whether hidden states are as wide as the weights."""
+        return self.numbers == self._weight.dtype or self._rounds_products_alone
+
     def _pack(self, batch: Batch) -> Packed | None:
-        wide = self.numbers == self._weight.dtype or self._rounds_products_alone
         return pack_tokens(
             batch.tokens,
             batch.mask,
-            segments=serves(self._weight) and wide,
+            segments=serves(self._weight) and self._in_float32,
             arrange=lay_out_flexibly if self.flexible else None,
         )
 
@@ -171,7 +182,7 @@ class PackedForward:
 
     def _head(self) -> Callable[[Tensor], Tensor]:
         """Logits of hidden states, in float32 at least where products are coarse."""
-        plain = self.numbers == self._weight.dtype or self._rounds_products_alone
+        plain = self._in_float32
         if plain and (self._weight.device.type == "cpu" or self.numbers.itemsize >= 4):
             return self.trunk.logits
         return wide_head(self.trunk.head, self.numbers) or self._coarse_logits
@@ -263,6 +274,14 @@ def _score(
     aligned = [batch.tokens[rows, columns], *([batch.teacher_top_ids[rows, columns]] if asked else [])]
     found = _in_chunks(head, states, aligned, read, held)
     return Scores(found[0], found[1] if entropy else None, found[-1] if asked else None)
+
+
+def _ids(batch: Batch, rows: Tensor, columns: Tensor) -> tuple[Tensor, bool]:
+    """What is scored of each prediction, `[M, 1 + K]`: its token and a teacher's candidates; whether there are any."""
+    tokens = batch.tokens[rows, columns][:, None]
+    if not batch.has("teacher_top_ids"):
+        return tokens, False
+    return torch.cat([tokens, batch.teacher_top_ids[rows, columns]], dim=1), True
 
 
 def _top(

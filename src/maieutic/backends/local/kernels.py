@@ -34,6 +34,16 @@ def decoding() -> ModuleType | None:
 
 
 @cache
+def learning() -> ModuleType | None:
+    """The functions of an update, or None as `decoding`."""
+    if not available():
+        return None
+    from maieutic.backends.local.compiled import learning as made
+
+    return made
+
+
+@cache
 def available() -> bool:
     """Whether Numba is installed, works and is not switched off. What fails is said once."""
     if find_spec("numba") is None:

@@ -24,8 +24,9 @@ from transformers.activations import SiLUActivation
 
 from maieutic.backends.local import coarse
 from maieutic.backends.local.attention import Layout
+from maieutic.backends.local.compiled_passes import passes_for
 from maieutic.backends.local.packing import Piece, lay_out
-from maieutic.backends.local.passes import gated, normed
+from maieutic.backends.local.passes import Composed, Passes, Turns, turned
 from maieutic.backends.local.products import LaidOut, available, laid_out, trained
 from maieutic.backends.local.recompute import Run, runner
 from maieutic.backends.local.trunk import Trunk
@@ -37,6 +38,8 @@ products of the same numbers differ by how many rows there are."""
 
 AGREES_COARSE = {torch.bfloat16: 0.05, torch.qint8: 0.25}
 """The same where products are coarse (root of the mean square): every layer rounds to 8 bits, or to 255 steps."""
+
+COMPOSED = Composed()
 
 MANY = 256
 """Rows from which on a weight is laid out for a product that is made once."""
@@ -51,12 +54,13 @@ class Lean:
     Between `begin` and `end` the weights must stay as they are: products use copies of them.
     """
 
-    def __init__(self, trunk: Trunk, numbers: torch.dtype = torch.float32) -> None:
+    def __init__(self, trunk: Trunk, numbers: torch.dtype = torch.float32, passes: Passes | None = None) -> None:
         body: Any = trunk.body
+        self.passes: Passes = passes or COMPOSED
         self.trunk = trunk
         self.body = body
         self.numbers = numbers
-        self.layers: Sequence[_Layer] = [_Plain(layer) for layer in body.layers]
+        self.layers: Sequence[_Layer] = [_Plain(layer, self.passes) for layer in body.layers]
         self.head: LaidOut | None = None
 
     @property
@@ -81,18 +85,17 @@ class Lean:
 
     def end(self) -> None:
         """Give the copies' memory back."""
-        self.layers, self.head = [_Plain(layer) for layer in self.body.layers], None
+        self.layers, self.head = [_Plain(layer, self.passes) for layer in self.body.layers], None
 
     def hidden(self, tokens: Tensor, positions: Tensor, layout: Layout, recompute: bool = False) -> Tensor:
         """See `Trunk`."""
         run: Run = runner(self.trunk.module, partial(quick, self.trunk.module)) if recompute else _directly
         with quick(self.trunk.module):
             state = self.body.embed_tokens(tokens)
-            cos, sin = (x[0, :, None, None, : x.shape[2] // 2] for x in self.body.rotary_emb(state, positions[None]))
-            turn = torch.cat([-sin, sin], dim=2)
+            turns = Turns.of(*(x[0] for x in self.body.rotary_emb(state, positions[None])))
             for index, layer in enumerate(self.layers):
-                state = run(layer.run, index, state, cos, turn, layout)
-            return _normed(self.body.norm, state)
+                state = run(layer.run, index, state, turns, layout)
+            return _normed(self.body.norm, state, self.passes)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """`[N, E]` → `[N, V]`."""
@@ -106,15 +109,9 @@ def _directly(layer: Callable[..., Tensor], *given: Any) -> Tensor:
 class _Layer(Protocol):
     """A decoder layer of the common form."""
 
-    def run(self, index: int, state: Tensor, cos: Tensor, turn: Tensor, layout: Layout) -> Tensor:
-        """States `[N, E]` to states; `cos [N, 1, 1, D / 2]`, `turn [N, 1, 2, D / 2]` (−sin, sin) of its positions."""
+    def run(self, index: int, state: Tensor, turns: Turns, layout: Layout) -> Tensor:
+        """States `[N, E]` to states, at the positions of `turns`."""
         ...
-
-
-def _turned(heads: Tensor, cos: Tensor, turn: Tensor) -> Tensor:
-    """`x · cos + (−x₂, x₁) · sin` for `heads [N, h, D]`, with x in two halves x₁, x₂."""
-    halves = heads.reshape(*heads.shape[:2], 2, -1)
-    return torch.addcmul(halves * cos, halves.flip(2), turn).view(heads.shape)
 
 
 @dataclass(frozen=True)
@@ -122,26 +119,27 @@ class _Plain:
     """On the module's own parts."""
 
     module: Any
+    passes: Passes
 
-    def run(self, index: int, state: Tensor, cos: Tensor, turn: Tensor, layout: Layout) -> Tensor:
+    def run(self, index: int, state: Tensor, turns: Turns, layout: Layout) -> Tensor:
         """See `_Layer`."""
         attention, feed = self.module.self_attn, self.module.mlp
-        given = _normed(self.module.input_layernorm, state)
+        given = _normed(self.module.input_layernorm, state, self.passes)
         query, key, value = (
             _through(part, given).view(len(state), -1, attention.head_dim)
             for part in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
         if hasattr(attention, "q_norm"):
-            query, key = _normed(attention.q_norm, query), _normed(attention.k_norm, key)
-        turned = _turned(torch.cat([query, key], dim=1), cos, turn)
-        query, key = turned.split([query.shape[1], key.shape[1]], dim=1)
+            query, key = (_normed(part, x, self.passes) for part, x in ((attention.q_norm, query), (attention.k_norm, key)))
+        passes = self.passes if _learning(state) else COMPOSED
+        query, key = passes.turned(query, key, turns)
         query, key = query.to(value.dtype), key.to(value.dtype)  # wider only where products are coarser than weights
-        read = layout.attend(index, query, key, value, attention.scaling)
+        read = passes.attended(layout, index, query, key, value, attention.scaling)
         state = state + _through(attention.o_proj, read.reshape(len(state), -1))
-        given = _normed(self.module.post_attention_layernorm, state)
+        given = _normed(self.module.post_attention_layernorm, state, self.passes)
         gate, up = _through(feed.gate_proj, given), _through(feed.up_proj, given)
         plain = type(feed.act_fn) in SILU and _many(state)
-        opened = gated(gate, up) if plain else feed.act_fn(gate) * up
+        opened = self.passes.gated(gate, up) if plain else feed.act_fn(gate) * up
         return state + _through(feed.down_proj, opened)
 
 
@@ -165,7 +163,7 @@ class LaidOutLayer:
             rows = [attention.q_norm.weight.detach()] * self.heads + [attention.k_norm.weight.detach()] * self.keys
             self.scale = torch.stack(rows)
 
-    def run(self, index: int, state: Tensor, cos: Tensor, turn: Tensor, layout: Layout) -> Tensor:
+    def run(self, index: int, state: Tensor, turns: Turns, layout: Layout) -> Tensor:
         """See `_Layer`."""
         attention = self.module.self_attn
         asked = self.heads + self.keys
@@ -173,8 +171,8 @@ class LaidOutLayer:
         turning = all_heads[:, :asked]
         if self.scale is not None:
             turning = rms_norm(turning, turning.shape[-1:], None, attention.q_norm.variance_epsilon) * self.scale
-        turned = _turned(turning, cos, turn)
-        query, key = turned[:, : self.heads], turned[:, self.heads :]
+        both = turned(turning, turns)
+        query, key = both[:, : self.heads], both[:, self.heads :]
         read = layout.attend(index, query, key, all_heads[:, asked:], attention.scaling)
         state = self.parts["out"].plus(read.reshape(len(state), -1), state)
         return self.fed(state, _normed(self.module.post_attention_layernorm, state))
@@ -233,9 +231,9 @@ def _learning(states: Tensor) -> bool:
     return not torch.is_autocast_enabled("cpu") or coarse.has_units(torch.bfloat16)
 
 
-def _normed(part: Any, states: Tensor) -> Tensor:
+def _normed(part: Any, states: Tensor, passes: Passes = COMPOSED) -> Tensor:
     if _learning(states):
-        return normed(states, part.weight, part.variance_epsilon)
+        return passes.normed(states, part.weight, part.variance_epsilon)
     return rms_norm(states.to(part.weight.dtype), states.shape[-1:], part.weight, part.variance_epsilon)
 
 
@@ -257,7 +255,7 @@ def lean_for(trunk: Trunk, numbers: torch.dtype = torch.float32) -> Lean | None:
     parameter = next(body.parameters())
     if parameter.device.type not in ("cpu", "cuda") or parameter.dtype != torch.float32 or not has_common_form(body):
         return None
-    made = Lean(trunk, numbers)
+    made = Lean(trunk, numbers, passes_for(trunk))
     given = sample(trunk)
     with torch.no_grad():
         own, plain = trunk.hidden(*given), made.hidden(*given)

@@ -30,7 +30,7 @@ from maieutic.backends.local.critic import Critic
 from maieutic.backends.local.evaluate import Forward, PackedForward, PaddedForward
 from maieutic.backends.local.natural import kept_policy, twice_differentiable
 from maieutic.backends.local.optimiser import Optimiser, Updater, hidden_matrices
-from maieutic.backends.local.products import unchanged
+from maieutic.backends.local.products import summing, unchanged
 from maieutic.clock import phase
 from maieutic.core.neighbourhood import KeptPolicy
 from maieutic.core.trust_region import flatten
@@ -228,7 +228,7 @@ class LocalLearner:
         def add(tally: Tally, rows: Tensor) -> None:
             self._differentiate(batch.rows(rows).to(self.device), loss, needs, tally)
 
-        with unchanged():
+        with unchanged(), summing():
             metrics = self.budget.over(batch, self.forward.split, begin, add).metrics()
         return {**metrics, "memory/micro_batch_tokens": float(self.budget.tokens)} if self.budget.lowered else metrics
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, rms_norm, silu
 
 from maieutic.backends.local.attention import Layout
-from maieutic.backends.local.lean import SILU, _turned, has_common_form, is_plain, sample
+from maieutic.backends.local.lean import SILU, has_common_form, is_plain, sample
+from maieutic.backends.local.passes import Turns, turned
 from maieutic.backends.local.trunk import Trunk
 from maieutic.models.lora import Plain, plain
 from maieutic.models.precision import wide
@@ -55,10 +56,9 @@ class Narrow:
     def hidden(self, tokens: Tensor, positions: Tensor, layout: Layout) -> Tensor:
         """Last hidden states `[N, E]` of flat `tokens` at `positions`, both `[N]`."""
         state = self.body.embed_tokens(tokens).float()
-        cos, sin = (x[0, :, None, None, : x.shape[2] // 2] for x in self.body.rotary_emb(state, positions[None]))
-        turn = torch.cat([-sin, sin], dim=2)
+        turns = Turns.of(*(x[0] for x in self.body.rotary_emb(state, positions[None])))
         for index, layer in enumerate(self.layers):
-            state = layer.run(index, state, cos, turn, layout)
+            state = layer.run(index, state, turns, layout)
         return _normed(self.body.norm, state)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -121,8 +121,8 @@ class _Layer:
         for each in (*self.reading, *self.opening, self.out, self.down):
             each.begin()
 
-    def run(self, index: int, state: Tensor, cos: Tensor, turn: Tensor, layout: Layout) -> Tensor:
-        """States `[N, E]` to states; `cos [N, 1, 1, D / 2]`, `turn [N, 1, 2, D / 2]` (−sin, sin) of its positions."""
+    def run(self, index: int, state: Tensor, turns: Turns, layout: Layout) -> Tensor:
+        """States `[N, E]` to states, at the positions of `turns`."""
         attention, feed = self.module.self_attn, self.module.mlp
         given = _normed(self.module.input_layernorm, state).to(self.numbers)
         made = _through(self.reading, given).view(len(state), -1, attention.head_dim)
@@ -132,8 +132,8 @@ class _Layer:
             parts = turning.split(self.heads[:2], dim=1)
             norms = (attention.q_norm, attention.k_norm)
             turning = torch.cat([_normed(norm, part) for norm, part in zip(norms, parts, strict=True)], dim=1)
-        turned = _turned(turning.float(), cos, turn).to(self.numbers)
-        query, key = turned[:, : self.heads[0]], turned[:, self.heads[0] :]
+        both = turned(turning.float(), turns).to(self.numbers)
+        query, key = both[:, : self.heads[0]], both[:, self.heads[0] :]
         read = layout.attend(index, query, key, value, attention.scaling)
         state = state + self.out(read.reshape(len(state), -1))
         given = _normed(self.module.post_attention_layernorm, state).to(self.numbers)

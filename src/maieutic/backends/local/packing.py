@@ -25,9 +25,9 @@ from maieutic.types import Batch
 Ints = NDArray[np.int64]
 
 EVEN, FROM = 64, 256
-"""From so many tokens on, a sequence in segments is filled up to a multiple, for larger ones to a 32nd of their size: a
-processor's products are compiled for each number of rows that there is, in milliseconds, and keep up to 2 MB of that
-for the thousand latest."""
+"""From so many tokens on, a sequence in segments is filled up to a multiple, from 1,024 tokens on to one of a 32nd of
+their size: a processor's products are compiled for each number of rows that there is, in milliseconds, and keep up to
+2 MB of that for the thousand latest."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def pack_tokens(
             prompts.append(Piece(prompt, 0, number))
         of_row[row] = len(completions)
         completions.append(Piece(tokens[row, first[row] : last[row]], int(first[row]), number))
-    filling = _filling(sum(len(p.tokens) for p in (*prompts, *completions))) if segments else 0
+    filling = filling_of(sum(len(p.tokens) for p in (*prompts, *completions))) if segments else 0
     if filling:
         prompts.append(Piece(np.zeros(filling, np.int64), 0, len(prompts)))
     layout, starts_p, starts_c = _arranged(prompts, completions, lay_out_segments if segments else arrange)
@@ -112,8 +112,9 @@ def pack_tokens(
     return Packed(f, p, layout.to(device), s, t, r, c, filling + beyond)
 
 
-def _filling(tokens: int) -> int:
-    return -tokens % max(EVEN, 1 << max(0, tokens.bit_length() - 6)) if tokens >= FROM else 0
+def filling_of(tokens: int) -> int:
+    """By how many rows so many are filled up; see `EVEN`."""
+    return -tokens % (EVEN if tokens < 16 * EVEN else 1 << (tokens.bit_length() - 6)) if tokens >= FROM else 0
 
 
 def _arranged(

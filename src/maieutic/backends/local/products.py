@@ -21,8 +21,8 @@ from torch.autograd.function import once_differentiable
 
 _ops: Any = torch.ops.mkldnn
 
-KEPT = 1 << 28
-"""Bytes of weights that stay laid out within `unchanged`, at most."""
+KEPT = 1 << 30
+"""Bytes of weights that stay laid out within `unchanged`, at most; as much as a sampler keeps while it decodes."""
 
 ROWS = 64
 """Rows for which a weight is laid out; it serves any number of them."""
@@ -85,6 +85,39 @@ def unchanged() -> Iterator[None]:
         _kept.reset(token)
 
 
+_summing: ContextVar[bool] = ContextVar("maieutic_summing_slopes", default=False)
+
+
+@contextmanager
+def summing() -> Iterator[None]:
+    """Within, a backward pass leaves a weight's slope in its `grad` and tells autograd of none: a product adds to what
+    is there as it goes, where autograd would have it written to memory first, and added up in a pass over both."""
+    token = _summing.set(True)
+    try:
+        yield
+    finally:
+        _summing.reset(token)
+
+
+def adds_up(weight: Tensor) -> bool:
+    """Whether a slope is to be added to this weight's `grad` here and now: within `summing`, of a trained weight to
+    whose gradient nobody listens."""
+    listened: Any = weight
+    heard = listened._backward_hooks or listened._post_accumulate_grad_hooks
+    return _summing.get() and weight.is_leaf and weight.requires_grad and not heard
+
+
+def weight_slope(weight: Tensor, slope: Tensor, rows: Tensor) -> Tensor | None:
+    """`slope [N, O]`, `rows [N, I]` → `slopeᵀ rows`, or None where it has been added to the weight's `grad`."""
+    if not adds_up(weight):
+        return slope.t() @ rows
+    if weight.grad is None:
+        weight.grad = slope.t() @ rows
+    else:
+        weight.grad.addmm_(slope.t(), rows)
+    return None
+
+
 def arranged(weight: Tensor, turned: bool, laying: Callable[[Tensor], LaidOut] = laid_out) -> Tensor:
     """The weight `[O, I]`, or where `turned` its transpose, as `laying` lays it out; kept within `unchanged`."""
     kept, key = _kept.get(), (weight.data_ptr(), *weight.shape, turned, laying)
@@ -115,7 +148,7 @@ class _Trained(torch.autograd.Function):
         rows, weight = ctx.saved_tensors
         slope = slope.contiguous()
         to_rows = Product(arranged(weight, turned=True), None)(slope) if ctx.needs_input_grad[0] else None
-        to_weight = slope.t() @ rows if ctx.needs_input_grad[1] else None
+        to_weight = weight_slope(weight, slope, rows) if ctx.needs_input_grad[1] else None
         return to_rows, to_weight, slope.sum(0) if ctx.needs_input_grad[2] else None
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -74,12 +74,35 @@ class Shared:
         return heads[:, :, self.start : self.stop]
 
 
+class Bundles(NamedTuple):
+    """The same for compiled kernels: bundle u is segments `bounds[u] … bounds[u + 1] - 1`, which begin at `starts [S]`
+    and have `widths [S]` tokens. All of them see its prompt, `prompts[u]` tokens from `firsts[u]` on (0: there is
+    none), whose slope from this bundle has the rows from `places[u]` on of all `rows`."""
+
+    bounds: Ints
+    starts: Ints
+    widths: Ints
+    firsts: Ints
+    prompts: Ints
+    places: Ints
+
+    @property
+    def rows(self) -> int:
+        """Tokens of the prompts of all bundles."""
+        return int(self.prompts.sum())
+
+
+PARTS = 4
+"""Bundles that the completions of a prompt are put into at most, for as many threads."""
+
+
 @dataclass(frozen=True)
 class Segments:
     """A layout, see `attention.Layout`: `runs` cover the flat sequence, `shared` are prompts of several completions."""
 
     runs: tuple[Run, ...]
     shared: tuple[Shared, ...]
+    bundles: Bundles
 
     def to(self, device: torch.device) -> Segments:
         """The same layout; what it holds is on the CPU, where alone it is used."""
@@ -176,6 +199,7 @@ def lay_out_segments(
     at = 0
     lengths: list[int] = []
     shared: list[Shared] = []
+    bundles: list[tuple[int, int, list[tuple[int, int]]]] = []
     for prompt, own in enumerate(members):
         own.sort(key=lambda number: completions[number])  # rows of one length are one call
         starts_p[prompt] = at
@@ -186,10 +210,24 @@ def lay_out_segments(
         if len(own) > 1:
             lengths += [prompts[prompt], *(completions[number] for number in own)]
             shared.append(Shared(at, at + prompts[prompt], begin))
+            bundles.append((at, 0, [(at, prompts[prompt])]))
+            segments = [(int(starts_c[number]), completions[number]) for number in own]
+            some = -(-len(own) // PARTS)
+            bundles += [(at, prompts[prompt], segments[i : i + some]) for i in range(0, len(own), some)]
         else:  # causal from its first token to its last
             lengths.append(begin - at)
+            bundles.append((at, 0, [(at, begin - at)]))
         at = begin
-    return Segments(tuple(_runs(lengths)), tuple(shared)), starts_p, starts_c
+    return Segments(tuple(_runs(lengths)), tuple(shared), _bundled(bundles)), starts_p, starts_c
+
+
+def _bundled(bundles: Sequence[tuple[int, int, list[tuple[int, int]]]]) -> Bundles:
+    """From where each bundle's prompt begins, its tokens, and its segments: where they begin, and their tokens."""
+    firsts, prompts = (np.array([bundle[i] for bundle in bundles], np.int64) for i in (0, 1))
+    segments = np.array([segment for _, _, own in bundles for segment in own], np.int64).reshape(-1, 2)
+    bounds = np.cumsum([0, *(len(own) for _, _, own in bundles)], dtype=np.int64)
+    starts, widths = (np.ascontiguousarray(segments[:, i]) for i in (0, 1))
+    return Bundles(bounds, starts, widths, firsts, prompts, np.cumsum(prompts) - prompts)
 
 
 def _runs(lengths: Iterable[int]) -> Iterable[Run]:

@@ -97,10 +97,11 @@ def called(_typing):  # type: ignore[no-untyped-def]
     return types.void(), generate
 
 
-def _tile(rows: int, width: int) -> Any:
+def _tile(rows: int, width: int, down: bool = False) -> Any:
     """`out[j, :width] = Σᵢ left[j, i] · right[i, :width]` for all j of so many rows, each i once, held in registers.
 
-    An array goes with its first element and the elements from one row to the next. Sums go in the order of i.
+    An array goes with its first element and the elements from one row to the next. Sums go in the order of i. `down`
+    takes `left[i, j]` instead, and adds to what `out` holds.
     """
     number, whole = ir.FloatType(), ir.IntType(64)
     vector = ir.VectorType(number, width)
@@ -132,10 +133,16 @@ def _tile(rows: int, width: int) -> Any:
             return builder.shuffle_vector(placed, nothing, everywhere)
 
         sums = [cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * width)) for _ in range(rows)]
+        if down:
+            for j, kept in enumerate(sums):
+                builder.store(builder.load(at(7, row_of(third, beyond, j), vector), align=4), kept)
         with cgutils.for_range(builder, count, intp=whole) as loop:
             met = builder.load(at(3, row_of(second, builder.mul(apart, loop.index), 1), vector), align=4)
             for j, kept in enumerate(sums):
-                own = builder.load(at(0, builder.add(row_of(first, step, j), loop.index), number), align=4)
+                pair = (row_of(first, step, j), loop.index)
+                if down:
+                    pair = (builder.add(first, ir.Constant(whole, j)), builder.mul(step, loop.index))
+                own = builder.load(at(0, builder.add(*pair), number), align=4)
                 more = builder.fmul(spread(own), met, flags=("contract",))
                 builder.store(builder.fadd(builder.load(kept), more, flags=("contract",)), kept)
         for j, kept in enumerate(sums):
@@ -148,6 +155,8 @@ def _tile(rows: int, width: int) -> Any:
 _four_broad, _two_broad, _one_broad = (_tile(rows, 64) for rows in (4, 2, 1))
 _four_wide, _two_wide, _one_wide = (_tile(rows, 32) for rows in (4, 2, 1))
 _four_slim, _two_slim, _one_slim = (_tile(rows, 8) for rows in (4, 2, 1))
+_four_down, _one_down = (_tile(rows, 64, down=True) for rows in (4, 1))
+_four_down_slim, _one_down_slim = (_tile(rows, 8, down=True) for rows in (4, 1))
 
 
 @compiled
@@ -208,6 +217,35 @@ def across(rows, left, first, step, right, second, apart, count, out, third, bey
         column += 32
     while column < width:
         slim(rows, left, first, step, right, second + column, apart, count, out, third + column, beyond)
+        column += 8
+
+
+@compiled
+def down(rows, left, first, step, right, second, apart, count, out, third, beyond, width):  # type: ignore[no-untyped-def]
+    """`out[j, :width] += Σᵢ left[i, j] · right[i, :width]` for any number of rows j, and `width` a multiple of 8."""
+    called()
+    column = 0
+    while width - column >= 64:
+        j = 0
+        while rows - j >= 4:
+            at = third + column + j * beyond
+            _four_down(left, first + j, step, right, second + column, apart, count, out, at, beyond)
+            j += 4
+        while j < rows:
+            at = third + column + j * beyond
+            _one_down(left, first + j, step, right, second + column, apart, count, out, at, beyond)
+            j += 1
+        column += 64
+    while column < width:
+        j = 0
+        while rows - j >= 4:
+            at = third + column + j * beyond
+            _four_down_slim(left, first + j, step, right, second + column, apart, count, out, at, beyond)
+            j += 4
+        while j < rows:
+            at = third + column + j * beyond
+            _one_down_slim(left, first + j, step, right, second + column, apart, count, out, at, beyond)
+            j += 1
         column += 8
 
 
