@@ -58,12 +58,10 @@ class Compiled:
             return COMPOSED.turned(query, key, turns)
         return _Turned.apply(self.made, query, key, turns.cos, turns.sin)
 
-    def attended(
-        self, layout: Layout, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
-    ) -> Tensor:
+    def attended(self, layout: Layout, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """See `Passes`."""
-        served = isinstance(layout, Segments) and key.shape == value.shape and key.shape[-1] % 8 == 0
-        if not served or not _fits(query, key, value):
+        alike = key.shape == value.shape and key.shape[-1] % 8 == 0
+        if not (isinstance(layout, Segments) and alike and _fits(query, key, value)):
             return COMPOSED.attended(layout, layer, query, key, value, scaling)
         return _Attended.apply(self.made, query, key, value, layout.bundles, scaling)
 
@@ -121,9 +119,7 @@ class _Gated(torch.autograd.Function):
 
 class _Turned(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, made: Any, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, made: Any, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(cos, sin)
         ctx.made = made
         return _rotated(made, query, cos, sin, 1), _rotated(made, key, cos, sin, 1)
@@ -218,7 +214,11 @@ def _cases(passes: Passes) -> list[tuple[Callable[..., Any], Callable[..., Any],
     angle = normal(70, 4)
     turns = Turns.of(*(torch.cat([x, x], dim=1) for x in (angle.cos(), angle.sin())))
     return [
-        (lambda x, w: passes.normed(x, w, 1e-6), lambda x, w: COMPOSED.normed(x, w, 1e-6), [normal(70, 24), normal(24)]),
+        (
+            lambda x, w: passes.normed(x, w, 1e-6),
+            lambda x, w: COMPOSED.normed(x, w, 1e-6),
+            [normal(70, 24), normal(24)],
+        ),
         (passes.gated, COMPOSED.gated, [normal(70, 24), normal(70, 24)]),
         (
             lambda q, k: torch.cat(passes.turned(q, k, turns), dim=1),

@@ -29,7 +29,7 @@ from maieutic.models.precision import computing, wide_head
 from maieutic.models.softmax import Scores, scores
 from maieutic.types import Batch, Outputs
 
-EASE = 1280
+EASE = 960
 """Tokens that a CPU runs at once, where groups allow it. More gain little: products are at their full speed with a few
 hundred rows, everything between them falls out of the caches, and all that is kept for the gradient is memory."""
 

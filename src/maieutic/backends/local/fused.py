@@ -107,8 +107,8 @@ class Fused:
         for part in self.plan.parts:
             prompt = layer.nothing if part.shelf is None else [kept.numpy() for kept in part.shelf.layers[index]]
             self.kernels.attend(
-                kernels.crew(), mixed.numpy(), layer.scales, layer.epsilon, layer.scaling, self.turns, at, step.column.numpy(),
-                part.starts, part.members, part.places, part.lengths, *prompt, keys, values, read,
+                kernels.crew(), mixed.numpy(), layer.scales, layer.epsilon, layer.scaling, self.turns, at,
+                step.column.numpy(), part.starts, part.members, part.places, part.lengths, *prompt, keys, values, read,
             )  # fmt: skip
 
 

@@ -64,7 +64,7 @@ def crew() -> Crew:
 
 @cache
 def _start() -> int:
-    """The address of `GOMP_parallel` in the OpenMP that torch has loaded, under GCC's name for it; 0 where there is none."""
+    """The address of `GOMP_parallel` (GCC's name for it) in the OpenMP that torch has loaded; 0 where there is none."""
     for found in (Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*"):
         try:  # looked up in what that library has loaded, not in the first of that name on this machine
             return ctypes.cast(ctypes.CDLL(str(found)).GOMP_parallel, ctypes.c_void_p).value or 0

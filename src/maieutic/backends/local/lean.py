@@ -130,7 +130,9 @@ class _Plain:
             for part in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
         if hasattr(attention, "q_norm"):
-            query, key = (_normed(part, x, self.passes) for part, x in ((attention.q_norm, query), (attention.k_norm, key)))
+            query, key = (
+                _normed(part, x, self.passes) for part, x in ((attention.q_norm, query), (attention.k_norm, key))
+            )
         passes = self.passes if _learning(state) else COMPOSED
         query, key = passes.turned(query, key, turns)
         query, key = query.to(value.dtype), key.to(value.dtype)  # wider only where products are coarser than weights

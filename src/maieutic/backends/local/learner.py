@@ -28,6 +28,7 @@ from maieutic.backends.local.budget import Budget, in_parts
 from maieutic.backends.local.check import forward_for
 from maieutic.backends.local.critic import Critic
 from maieutic.backends.local.evaluate import Forward, PackedForward, PaddedForward
+from maieutic.backends.local.memory import give_back
 from maieutic.backends.local.natural import kept_policy, twice_differentiable
 from maieutic.backends.local.optimiser import Optimiser, Updater, hidden_matrices
 from maieutic.backends.local.products import summing, unchanged
@@ -228,8 +229,10 @@ class LocalLearner:
         def add(tally: Tally, rows: Tensor) -> None:
             self._differentiate(batch.rows(rows).to(self.device), loss, needs, tally)
 
+        give_back()
         with unchanged(), summing():
             metrics = self.budget.over(batch, self.forward.split, begin, add).metrics()
+        give_back()
         return {**metrics, "memory/micro_batch_tokens": float(self.budget.tokens)} if self.budget.lowered else metrics
 
     def _differentiate(self, micro: Batch, loss: LossTerms, needs: frozenset[str], tally: Tally) -> None:

@@ -50,9 +50,7 @@ class Passes(Protocol):
         """`query [N, H, D]` and `key [N, K, D]` rotated."""
         ...
 
-    def attended(
-        self, layout: Layout, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
-    ) -> Tensor:
+    def attended(self, layout: Layout, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """What queries read where `layout` says who sees whom; see `attention.Layout.attend`."""
         ...
 
@@ -73,9 +71,7 @@ class Composed:
         both = turned(torch.cat([query, key], dim=1), turns)
         return both[:, : query.shape[1]], both[:, query.shape[1] :]
 
-    def attended(
-        self, layout: Layout, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
-    ) -> Tensor:
+    def attended(self, layout: Layout, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """See `Passes`."""
         return layout.attend(layer, query, key, value, scaling)
 

@@ -95,9 +95,7 @@ class _Scored(torch.autograd.Function):
             logits = _taken(ctx) if ctx.whole else _logits(states[at], weight, bias)
             rows = logits[: at.stop - at.start]
             kept = (ids[at].numpy(), ctx.warmth, spread[at].numpy(), total[at].numpy())
-            ctx.made.score_slope(
-                kernels.crew(), rows.numpy(), *kept, to_found[at].numpy(), to_spread[at].numpy()
-            )
+            ctx.made.score_slope(kernels.crew(), rows.numpy(), *kept, to_found[at].numpy(), to_spread[at].numpy())
             if to_states is not None:
                 logits[len(rows) :] = 0
                 to_states[at] = _product(logits, weight, turned=True, bias=None)[: len(rows)]

@@ -14,7 +14,17 @@ from __future__ import annotations
 import numpy as np
 
 from maieutic.backends.local.compiled.parts import (
-    FAILURES, ONE, ZERO, across, called, compiled, down, exp, largest, taken, team,
+    FAILURES,
+    ONE,
+    ZERO,
+    across,
+    called,
+    compiled,
+    down,
+    exp,
+    largest,
+    taken,
+    team,
 )  # fmt: skip
 
 __all__ = ["FAILURES", "attend", "attend_slope"]
@@ -114,11 +124,8 @@ def attend(crew, query, key, value, scaling, bounds, starts, widths, firsts, pro
     firsts, prompts [U] where each bundle's prompt begins, and its tokens (0: there is none)
     out [N, H, D], total [N, H]     what is read, and the logsumexp of the scores
     """
-    given = (np.zeros(1, np.int64), query, key, value, scaling, bounds, starts, widths, firsts, prompts, out, total)
-    if crew[1] > 1:
-        _attend_together(crew[0], crew[1], given)
-    else:
-        _attend(*given)
+    given = (query, key, value, scaling, bounds, starts, widths, firsts, prompts, out, total)
+    _attend_together(crew, np.zeros(1, np.int64), given)
 
 
 @compiled
@@ -216,10 +223,7 @@ def attend_slope(  # type: ignore[no-untyped-def]
     prompt_key, prompt_value [P, K, D]                  that, of bundle u from row `places[u]` on
     """
     given = (
-        np.zeros(1, np.int64), slope, query, key, value, out, total, scaling, bounds, starts, widths, firsts, prompts,
+        slope, query, key, value, out, total, scaling, bounds, starts, widths, firsts, prompts,
         places, to_query, to_key, to_value, prompt_key, prompt_value,
     )  # fmt: skip
-    if crew[1] > 1:
-        _attend_slope_together(crew[0], crew[1], given)
-    else:
-        _attend_slope(*given)
+    _attend_slope_together(crew, np.zeros(1, np.int64), given)

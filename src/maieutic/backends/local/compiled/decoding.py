@@ -13,7 +13,17 @@ from __future__ import annotations
 import numpy as np
 
 from maieutic.backends.local.compiled.parts import (
-    FAILURES, INFINITY, ONE, ZERO, across, called, compiled, exp, largest, powers, taken, team, wide,
+    ONE,
+    ZERO,
+    across,
+    called,
+    compiled,
+    exp,
+    largest,
+    powers,
+    taken,
+    team,
+    wide,
 )  # fmt: skip
 
 BLOCK = 64
@@ -167,15 +177,11 @@ def attend(  # type: ignore[no-untyped-def]
     places, lengths [U]         where on the shelf its prompt lies, and its tokens (0: there is none)
     prompt_keys [F, K, D, P], prompt_values [F, K, P, D]; keys [S, K, L / W, D, W], values [S, K, L, D]; out [R, H D]
     """
-    counter = np.zeros(1, np.int64)
     given = (
-        counter, mixed, weights, epsilon, scaling, turns, positions, columns,
+        mixed, weights, epsilon, scaling, turns, positions, columns,
         starts, members, places, lengths, prompt_keys, prompt_values, keys, values, out,
     )  # fmt: skip
-    if crew[1] > 1:
-        _attend_together(crew[0], crew[1], given)
-    else:
-        _attend(*given)
+    _attend_together(crew, np.zeros(1, np.int64), given)
 
 
 @compiled
@@ -226,8 +232,5 @@ _draw_together = team(_draw)
 @compiled
 def draw(crew, logits, temperatures, uniform, tokens, logprobs):  # type: ignore[no-untyped-def]
     """See `rows.draw`, of which this takes the same decisions; tokens and log-probs `[R]` are written."""
-    given = (np.zeros(1, np.int64), logits, temperatures, uniform, tokens, logprobs)
-    if crew[1] > 1:
-        _draw_together(crew[0], crew[1], given)
-    else:
-        _draw(*given)
+    given = (logits, temperatures, uniform, tokens, logprobs)
+    _draw_together(crew, np.zeros(1, np.int64), given)

@@ -1,8 +1,8 @@
 """What an update does besides products, compiled by Numba: norms, gates, rotations and the softmax, and their slopes.
 
-Each goes through memory once forth and once back; see `passes` and `maieutic.models.softmax` for the equations. Rows are
-shared out between torch's threads in pieces of `ROWS`. What is summed over rows is summed within a piece, so that the
-caller adds pieces up in their order: numbers do not depend on how many threads there are.
+Each goes through memory once forth and once back; see `passes` and `maieutic.models.softmax` for the equations. Rows
+are shared out between torch's threads in pieces of `ROWS`. What is summed over rows is summed within a piece, so that
+the caller adds pieces up in their order: numbers do not depend on how many threads there are.
 
     `N` tokens · `E` width · `F` width of the feed-forward part · `h` heads of size `D`
     `M` predictions · `V` vocabulary · `I` ids that are scored of each
@@ -14,7 +14,15 @@ import numpy as np
 
 from maieutic.backends.local.compiled.attending import attend, attend_slope
 from maieutic.backends.local.compiled.parts import (
-    FAILURES, ONE, ZERO, called, compiled, exp, largest, taken, team,
+    FAILURES,
+    ONE,
+    ZERO,
+    called,
+    compiled,
+    exp,
+    largest,
+    taken,
+    team,
 )  # fmt: skip
 
 __all__ = [
@@ -51,11 +59,8 @@ _norm_together = team(_norm)
 @compiled
 def norm(crew, states, weight, epsilon, rates, out):  # type: ignore[no-untyped-def]
     """`states [N, E]` times `rates [N]` (one over the root of their mean square) and `weight [E]`."""
-    given = (np.zeros(1, np.int64), states, weight, epsilon, rates, out)
-    if crew[1] > 1:
-        _norm_together(crew[0], crew[1], given)
-    else:
-        _norm(*given)
+    given = (states, weight, epsilon, rates, out)
+    _norm_together(crew, np.zeros(1, np.int64), given)
 
 
 @compiled
@@ -86,11 +91,8 @@ _norm_slope_together = team(_norm_slope)
 @compiled
 def norm_slope(crew, slope, states, weight, rates, to_states, to_weight):  # type: ignore[no-untyped-def]
     """Of `norm`, to the states `[N, E]` and, by pieces, to the weight `[N / ROWS, E]`."""
-    given = (np.zeros(1, np.int64), slope, states, weight, rates, to_states, to_weight)
-    if crew[1] > 1:
-        _norm_slope_together(crew[0], crew[1], given)
-    else:
-        _norm_slope(*given)
+    given = (slope, states, weight, rates, to_states, to_weight)
+    _norm_slope_together(crew, np.zeros(1, np.int64), given)
 
 
 @compiled
@@ -120,11 +122,8 @@ _gate_together = team(_gate)
 @compiled
 def gate(crew, gates, ups, out):  # type: ignore[no-untyped-def]
     """`silu(gates) · ups`, all `[N, F]`."""
-    given = (np.zeros(1, np.int64), gates, ups, out)
-    if crew[1] > 1:
-        _gate_together(crew[0], crew[1], given)
-    else:
-        _gate(*given)
+    given = (gates, ups, out)
+    _gate_together(crew, np.zeros(1, np.int64), given)
 
 
 @compiled
@@ -149,11 +148,8 @@ _gate_slope_together = team(_gate_slope)
 @compiled
 def gate_slope(crew, slope, gates, ups, to_gates, to_ups):  # type: ignore[no-untyped-def]
     """Of `gate`, to both."""
-    given = (np.zeros(1, np.int64), slope, gates, ups, to_gates, to_ups)
-    if crew[1] > 1:
-        _gate_slope_together(crew[0], crew[1], given)
-    else:
-        _gate_slope(*given)
+    given = (slope, gates, ups, to_gates, to_ups)
+    _gate_slope_together(crew, np.zeros(1, np.int64), given)
 
 
 @compiled
@@ -180,11 +176,8 @@ _turn_together = team(_turn)
 @compiled
 def turn(crew, heads, cos, sin, sign, out):  # type: ignore[no-untyped-def]
     """`heads [N, h, D]` rotated by `cos`, `sin [N, D / 2]`; with a `sign` of −1 back again."""
-    given = (np.zeros(1, np.int64), heads, cos, sin, sign, out)
-    if crew[1] > 1:
-        _turn_together(crew[0], crew[1], given)
-    else:
-        _turn(*given)
+    given = (heads, cos, sin, sign, out)
+    _turn_together(crew, np.zeros(1, np.int64), given)
 
 
 @compiled
@@ -216,11 +209,8 @@ _score_together = team(_score)
 @compiled
 def score(crew, logits, ids, warmth, found, spread, total):  # type: ignore[no-untyped-def]
     """Of the softmax of `logits [M, V]` times `warmth`: log-probs of `ids [M, I]`, entropy `[M]`, logsumexp `[M]`."""
-    given = (np.zeros(1, np.int64), logits, ids, warmth, found, spread, total)
-    if crew[1] > 1:
-        _score_together(crew[0], crew[1], given)
-    else:
-        _score(*given)
+    given = (logits, ids, warmth, found, spread, total)
+    _score_together(crew, np.zeros(1, np.int64), given)
 
 
 @compiled
@@ -250,8 +240,5 @@ _score_slope_together = team(_score_slope)
 @compiled
 def score_slope(crew, logits, ids, warmth, spread, total, to_found, to_spread):  # type: ignore[no-untyped-def]
     """Of `score`, to the logits, in their place, from slopes to the log-probs `[M, I]` and to the entropies `[M]`."""
-    given = (np.zeros(1, np.int64), logits, ids, warmth, spread, total, to_found, to_spread)
-    if crew[1] > 1:
-        _score_slope_together(crew[0], crew[1], given)
-    else:
-        _score_slope(*given)
+    given = (logits, ids, warmth, spread, total, to_found, to_spread)
+    _score_slope_together(crew, np.zeros(1, np.int64), given)

@@ -1,7 +1,7 @@
 """What compiled kernels are made of: tiles held in registers, an exponential, and torch's own threads to work with.
 
-Imported only where the package `numba` is there (`pip install 'maieutic[fast]'`), see `maieutic.backends.local.kernels`.
-What is compiled is kept on disk until a file of this folder changes.
+Imported only where the package `numba` is there (`pip install 'maieutic[fast]'`): see
+`maieutic.backends.local.kernels`. What is compiled is kept on disk until a file of this folder changes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def compiled(function: Callable[..., Any], loose: frozenset[str] = LOOSE) -> Cal
         made = numba.njit(cache=True, **settings)(function)
     except RuntimeError:  # neither beside this file nor in the user's own folder
         return numba.njit(**settings)(function)
-    kept = getattr(getattr(made, "_cache", None), "_cache_file", None)
+    kept: Any = getattr(getattr(made, "_cache", None), "_cache_file", None)
     if hasattr(kept, "_source_stamp"):  # Numba's own looks at the function's file, not at those it calls into
         kept._source_stamp = (kept._source_stamp, _FILES)
     return made
@@ -51,38 +51,47 @@ def taken(_typing, counter):  # type: ignore[no-untyped-def]
 
 
 def team(function: Callable[..., Any]) -> Any:
-    """`run(start, threads, given)`, for compiled code: `function(*given)` in so many of torch's threads at once.
+    """`begin(crew, counter, given)`, for compiled code: `function(counter, *given)` in as many threads at once as the
+    crew has. They share the work out by `taken(counter)`.
 
-    They share the work by `taken`. `start` is the address of OpenMP's `GOMP_parallel` in the library that torch has
-    loaded (see `kernels.crew`): its threads are there already, and a second set would fight them for the cores.
+    A crew is the address of OpenMP's `GOMP_parallel` in the
+    library that torch has loaded, and the number of threads (see `kernels.crew`): torch's are there already, and a
+    second set would fight them for the cores.
     """
 
-    def unpacked(given):  # type: ignore[no-untyped-def]
-        function(*given)
+    def unpacked(counter, given):  # type: ignore[no-untyped-def]
+        function(counter, *given)
 
     @intrinsic
-    def run(_typing, start, threads, given):  # type: ignore[no-untyped-def]
-        return types.void(types.int64, types.int64, given), generate
+    def begin(_typing, crew, counter, given):  # type: ignore[no-untyped-def]
+        return types.void(crew, counter, given), generate
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        taking = types.void(signature.args[2])
+        taking = types.void(*signature.args[1:])
         made = context.compile_subroutine(builder, unpacked, taking)
-        given = cgutils.alloca_once_value(builder, arguments[2])
+        given = [cgutils.alloca_once_value(builder, each) for each in arguments[1:]]
+        both = cgutils.pack_struct(builder, given)
+        shared = cgutils.alloca_once_value(builder, both)
         anything, whole = ir.IntType(8).as_pointer(), ir.IntType(32)
         shape = ir.FunctionType(ir.VoidType(), [anything])
         body = ir.Function(builder.module, shape, name=builder.module.get_unique_name("one_of_a_team"))
         body.linkage = "internal"
         inside = ir.IRBuilder(body.append_basic_block())
-        own = inside.load(inside.bitcast(body.args[0], given.type))
-        context.call_internal_no_propagate(inside, made.fndesc, taking, [own])
+        places = cgutils.unpack_tuple(inside, inside.load(inside.bitcast(body.args[0], shared.type)), len(given))
+        context.call_internal_no_propagate(inside, made.fndesc, taking, [inside.load(each) for each in places])
         inside.ret_void()
-        entry = ir.FunctionType(ir.VoidType(), [shape.as_pointer(), anything, whole, whole])
-        begin = builder.inttoptr(arguments[0], entry.as_pointer())
-        threads = builder.trunc(arguments[1], whole)
-        builder.call(begin, [body, builder.bitcast(given, anything), threads, ir.Constant(whole, 0)])
+        start, threads = cgutils.unpack_tuple(builder, arguments[0], 2)
+        with builder.if_else(builder.icmp_signed(">", threads, threads.type(1))) as (several, one):
+            with several:
+                entry = ir.FunctionType(ir.VoidType(), [shape.as_pointer(), anything, whole, whole])
+                count, flags = builder.trunc(threads, whole), ir.Constant(whole, 0)
+                together = builder.inttoptr(start, entry.as_pointer())
+                builder.call(together, [body, builder.bitcast(shared, anything), count, flags])
+            with one:
+                context.call_internal_no_propagate(builder, made.fndesc, taking, list(arguments[1:]))
         return context.get_dummy_value()
 
-    return run
+    return begin
 
 
 @intrinsic
