@@ -7,7 +7,10 @@ Both programs are fresh processes, run in turn (ours, TRL's, ours, TRL's, …) w
 same model folder and the same `problems.jsonl`. A step: prompts are sampled from at temperature 1, judged (1 where the
 last number is the answer), and learned from with one optimiser step of GRPO (β = 0, every token alike, TRL's "dapo");
 TRL in micro-batches of 16 rows, maieutic in its own, by tokens. A process's first step is warm-up. Compared are medians
-over repeats of medians over steps, with the range over repeats beside. With one thread the seconds are the processor's,
+over repeats of medians over steps, with the range over repeats beside; each repeat has a seed of its own, the same for
+both programs. `ratio` is how many times TRL's throughput ours is: in steps a second where all completions have the same
+length, and in their tokens a second where the model ends them, for then two programs that draw other random numbers
+write more or less (`ratio_of_steps` says it in steps). With one thread the seconds are the processor's,
 which other programs lengthen little; with more they are the wall's, and the machine should be quiet.
 
 A case is named `size-PROMPTSxGENERATIONS-mode`. Sizes: 4M and 110M parameters (Qwen2; `_step_models.py` makes them, in
@@ -20,9 +23,8 @@ bfloat16 too), `--sampling-precision int8` lets ours sample in bytes besides. Ei
 
 `share_of_limit` is how long a step's operations take at the rates of the model's matrix products, measured in our
 process after its steps, as a share of what the step took: 1 would be a step of nothing but matrix products. On top of
-the JSON stand figures of the first batch that was run (16 x 8 of the small model): `ratio` (TRL's seconds over ours) of
-both modes, and of full length `seconds`, `share_of_limit` and `peak_rss_ratio` (our memory over TRL's). `cases` has
-everything.
+the JSON stand figures of the first batch that was run (16 x 8 of the small model): `ratio` of both modes, and of full
+length `seconds`, `share_of_limit` and `peak_rss_ratio` (our memory over TRL's). `cases` has everything.
 
 The peer is a program of its own (`--peer`), run by a Python that has trl (`--trl-python`). It takes --model, --data,
 --steps, --prompts, --generations, --micro, --max-completion, --temperature, --learning-rate, --threads, --seed,
@@ -153,12 +155,12 @@ def find_peer(program: Path | None, python: Path | None, alone: bool = False) ->
     return Peer(program.resolve(), python.absolute())
 
 
-def alternate(programs: Mapping[str, Callable[[], Measured]], repeats: int) -> dict[str, list[Measured]]:
-    """What each program measured, `repeats` times: all of them in turn, then all again."""
+def alternate(programs: Mapping[str, Callable[[int], Measured]], repeats: int) -> dict[str, list[Measured]]:
+    """What each program measured, `repeats` times (it is told which): all of them in turn, then all again."""
     found: dict[str, list[Measured]] = {name: [] for name in programs}
-    for _ in range(repeats):
+    for repeat in range(repeats):
         for name, run in programs.items():
-            found[name].append(run())
+            found[name].append(run(repeat))
     return found
 
 
@@ -194,17 +196,17 @@ def run_program(command: Sequence[str | Path], threads: int) -> Measured:
 
 def measure(case: Case, model: Path, problems: Path, peer: Peer | None, given: argparse.Namespace) -> Measured:
     """A case, with everything that its processes said."""
-    told = settings(case, model, problems, given.threads, given.seed)
     own = ["--precision", given.precision, "--sampling-precision", given.sampling_precision]
-    commands: dict[str, list[str | Path]] = {OURS: [sys.executable, "-m", "benchmarks._step_side", *told, *own]}
+    commands: dict[str, list[str | Path]] = {OURS: [sys.executable, "-m", "benchmarks._step_side", *own]}
     if peer is not None:
         micro = str(min(MICRO, case.prompts * case.generations))
         numbers = ["--dtype", given.precision]
-        commands[THEIRS] = [peer.python, peer.program, *told, *numbers, "--micro", micro, "--cpu"]
+        commands[THEIRS] = [peer.python, peer.program, *numbers, "--micro", micro, "--cpu"]
 
-    def program(name: str) -> Callable[[], Measured]:
-        def run() -> Measured:
-            found = run_program(commands[name], given.threads)
+    def program(name: str) -> Callable[[int], Measured]:
+        def run(repeat: int) -> Measured:
+            told = settings(case, model, problems, given.threads, given.seed + repeat)
+            found = run_program([*commands[name], *told], given.threads)
             said = f"{found['seconds_per_step']:.2f} s a step, {found['cpu_seconds_per_step']:.2f} of the processor"
             print(f"step: {case.name}, {name}: {said}", file=sys.stderr)
             return found
@@ -222,7 +224,8 @@ def summary(case: Case, runs: Mapping[str, Sequence[Measured]], threads: int) ->
     seconds = {name: median(values) for name, values in each.items()}
     memory = {name: median(found["peak_rss_mib"] for found in made) for name, made in runs.items()}
     ours, both = runs[OURS], THEIRS in runs
-    pairs = [b / a for a, b in zip(each[OURS], each.get(THEIRS, []))]
+    pace = {name: _pace(case, made, clock) for name, made in runs.items()}
+    pairs = [a / b for a, b in zip(pace[OURS], pace.get(THEIRS, []))]
     limit = median(found["limit"]["rollout_seconds"] + found["limit"]["update_seconds"] for found in ours)
     return {
         "name": case.name,
@@ -232,7 +235,8 @@ def summary(case: Case, runs: Mapping[str, Sequence[Measured]], threads: int) ->
         "clock": "processor" if threads == 1 else "wall",
         "seconds": {OURS: seconds[OURS], THEIRS: seconds.get(THEIRS)},
         "range": {name: [min(values), max(values)] for name, values in each.items()},
-        "ratio": seconds[THEIRS] / seconds[OURS] if both else None,
+        "ratio": median(pace[OURS]) / median(pace[THEIRS]) if both else None,
+        "ratio_of_steps": seconds[THEIRS] / seconds[OURS] if both else None,
         "ratio_range": [min(pairs), max(pairs)] if both else None,
         "mean_completion_tokens": {
             name: median(found["mean_completion_tokens"] for found in made) for name, made in runs.items()
@@ -243,6 +247,11 @@ def summary(case: Case, runs: Mapping[str, Sequence[Measured]], threads: int) ->
         "peak_rss_ratio": memory[OURS] / memory[THEIRS] if both else None,
         "runs": {name: list(made) for name, made in runs.items()},
     }
+
+
+def _pace(case: Case, made: Sequence[Measured], clock: str) -> list[float]:
+    """Of each run: tokens of completions a second, as the model ends them; of full length, steps a second."""
+    return [(1.0 if case.full else found["mean_completion_tokens"]) / found[clock] for found in made]
 
 
 def report(cases: Sequence[Measured], machine: Mapping[str, Any], versions: Mapping[str, Any]) -> Measured:

@@ -74,19 +74,19 @@ def test_programs_are_run_in_turn():
     order = []
 
     def program(name: str):
-        return lambda: order.append(name) or {"number": len(order)}
+        return lambda repeat: order.append(f"{name}{repeat}") or {"number": len(order)}
 
     found = step.alternate({"a": program("a"), "b": program("b")}, 3)
-    assert order == ["a", "b", "a", "b", "a", "b"]
+    assert order == ["a0", "b0", "a1", "b1", "a2", "b2"]
     assert found == {"a": [{"number": n} for n in (1, 3, 5)], "b": [{"number": n} for n in (2, 4, 6)]}
 
 
-def measured(wall: float, cpu: float, memory: float, limit: float | None = None) -> step.Measured:
+def measured(wall: float, cpu: float, memory: float, limit: float | None = None, tokens: float = 50.0) -> step.Measured:
     """What a process says, made up."""
     said = {
         "seconds_per_step": wall,
         "cpu_seconds_per_step": cpu,
-        "mean_completion_tokens": 50.0,
+        "mean_completion_tokens": tokens,
         "peak_rss_mib": memory,
     }
     return said if limit is None else {**said, "limit": {"rollout_seconds": limit, "update_seconds": 2 * limit}}
@@ -109,6 +109,22 @@ def test_a_case_is_medians_and_their_ratio():
     assert alone["seconds"] == {"maieutic": 1.2, "trl": None}  # with one thread, the processor's
     assert alone["ratio"] is None
     assert alone["peak_rss_ratio"] is None
+
+
+def test_where_completions_end_by_themselves_tokens_are_compared():
+    """A program that happens to write less is not the faster one: 40 tokens in 2 s are the pace of 80 in 4 s."""
+    runs = {
+        step.OURS: [measured(2.0, 1.0, 100.0, 0.1, tokens=40.0)] * 3,
+        step.THEIRS: [
+            measured(4.0, 5.0, 400.0, tokens=80.0),
+            measured(8.0, 5.0, 1.0, tokens=40.0),
+            measured(8.0, 5.0, 1.0),
+        ],
+    }
+    natural, full = (step.summary(step.CASES[f"4M-16x8-{mode}"], runs, threads=2) for mode in ("natural", "full"))
+    assert natural["ratio"] == pytest.approx(20 / 6.25)  # the middle one of 20, 5 and 6.25 tokens a second
+    assert natural["ratio_range"] == [1.0, 4.0]
+    assert natural["ratio_of_steps"] == full["ratio"] == 4.0
 
 
 def test_the_file_has_the_first_batch_on_top():
