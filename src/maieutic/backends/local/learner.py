@@ -229,7 +229,6 @@ class LocalLearner:
         def add(tally: Tally, rows: Tensor) -> None:
             self._differentiate(batch.rows(rows).to(self.device), loss, needs, tally)
 
-        give_back()
         with unchanged(), summing():
             metrics = self.budget.over(batch, self.forward.split, begin, add).metrics()
         give_back()

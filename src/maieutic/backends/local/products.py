@@ -118,6 +118,11 @@ def weight_slope(weight: Tensor, slope: Tensor, rows: Tensor) -> Tensor | None:
     return None
 
 
+def keeping() -> bool:
+    """Whether what is laid out now is kept for the next product."""
+    return _kept.get() is not None
+
+
 def arranged(weight: Tensor, turned: bool, laying: Callable[[Tensor], LaidOut] = laid_out) -> Tensor:
     """The weight `[O, I]`, or where `turned` its transpose, as `laying` lays it out; kept within `unchanged`."""
     kept, key = _kept.get(), (weight.data_ptr(), *weight.shape, turned, laying)
@@ -140,6 +145,7 @@ class _Trained(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(rows, weight)
+        ctx.owner = weight  # what is saved may come back as another tensor, whose `grad` nobody reads
         return Product(arranged(weight, turned=False), None if bias is None else bias.detach())(rows)
 
     @staticmethod
@@ -148,7 +154,7 @@ class _Trained(torch.autograd.Function):
         rows, weight = ctx.saved_tensors
         slope = slope.contiguous()
         to_rows = Product(arranged(weight, turned=True), None)(slope) if ctx.needs_input_grad[0] else None
-        to_weight = weight_slope(weight, slope, rows) if ctx.needs_input_grad[1] else None
+        to_weight = weight_slope(ctx.owner, slope, rows) if ctx.needs_input_grad[1] else None
         return to_rows, to_weight, slope.sum(0) if ctx.needs_input_grad[2] else None
 
 

@@ -26,7 +26,7 @@ from maieutic.backends.local import kernels
 from maieutic.backends.local.compiled_passes import usual
 from maieutic.backends.local.lean import MANY
 from maieutic.backends.local.packing import filling_of
-from maieutic.backends.local.products import Product, arranged, available, weight_slope
+from maieutic.backends.local.products import Product, arranged, available, keeping, weight_slope
 from maieutic.backends.local.trunk import Trunk
 from maieutic.models.lora import plain
 
@@ -58,6 +58,7 @@ def scored(
     """Log-probs `[M, I]` of `ids` and entropies `[M]`, of states `[M, E]` by the kernels `made`."""
     found = plain(head)
     assert found is not None, "seen by scoring_for"
+    held = held if torch.is_grad_enabled() else 0
     return _Scored.apply(made, states, found.weight, found.bias, ids, temperature, held)
 
 
@@ -67,9 +68,9 @@ class _Scored(torch.autograd.Function):
         ctx: Any, made: Any, states: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, temperature: float,
         held: int,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        count, differentiated = len(states), any(ctx.needs_input_grad)
+        count = len(states)
         found, spread, total = states.new_empty(ids.shape), states.new_empty(count), states.new_empty(count)
-        whole = count * len(weight) <= held and differentiated
+        whole = count * len(weight) <= held
         for at in [slice(0, count)] if whole else _pieces(count, len(weight)):
             logits = _logits(states[at], weight, bias)
             given = (logits[: at.stop - at.start].numpy(), ids[at].numpy(), np.float32(1 / temperature))
@@ -77,6 +78,7 @@ class _Scored(torch.autograd.Function):
             if whole:
                 ctx.logits = logits
         ctx.save_for_backward(states, weight, bias, ids, spread, total)
+        ctx.owner = weight  # what is saved may come back as another tensor, whose `grad` nobody reads
         ctx.made, ctx.warmth, ctx.whole = made, np.float32(1 / temperature), whole
         ctx.set_materialize_grads(False)
         return found, spread
@@ -100,7 +102,7 @@ class _Scored(torch.autograd.Function):
                 logits[len(rows) :] = 0
                 to_states[at] = _product(logits, weight, turned=True, bias=None)[: len(rows)]
             parts = [
-                weight_slope(weight, rows, states[at]) if ctx.needs_input_grad[2] else None,
+                weight_slope(ctx.owner, rows, states[at]) if ctx.needs_input_grad[2] else None,
                 rows.sum(0) if ctx.needs_input_grad[3] else None,
             ]
             sums = [b if a is None else a if b is None else a.add_(b) for a, b in zip(sums, parts, strict=True)]
@@ -127,7 +129,7 @@ def _logits(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _product(rows: Tensor, weight: Tensor, turned: bool, bias: Tensor | None) -> Tensor:
-    if len(rows) < MANY:
+    if len(rows) < MANY or not keeping():
         own = weight.detach()
         return linear(rows, own.t() if turned else own, bias)
     return Product(arranged(weight, turned), bias)(rows)
