@@ -140,7 +140,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     wall, cpu = ([b[clock] - a[clock] for a, b in pairwise(marks)] for clock in (0, 1))
     on_gpu = torch.device(given.device).type == "cuda"
     dtype = torch.bfloat16 if on_gpu else torch.float32
-    rate = cache(partial(matrix_rate, dtype=dtype, device=given.device))
+    rate = cache(partial(matrix_rate, dtype=dtype, device=given.device, laid_out=True))
     limits = [limit_of(shape, lengths, rate) for lengths in written[1:]]
     return {
         "program": "maieutic",

@@ -138,7 +138,7 @@ def points_of(completion: int, rows: Sequence[int], lengths: Sequence[int]) -> l
 def sweep(given: argparse.Namespace) -> dict[str, Any]:
     """Everything that was asked for."""
     clock, dtype, seconds = Clock(given.device), getattr(torch, given.dtype), given.limit_seconds
-    rate = cache(lambda *sides: matrix_rate(*sides, dtype=dtype, device=given.device, seconds=seconds))
+    rate = cache(lambda *sides: matrix_rate(*sides, dtype=dtype, device=given.device, seconds=seconds, laid_out=True))
     moved = bandwidth(device=given.device, seconds=seconds)
     found: list[dict[str, Any]] = []
     for name in given.sizes:

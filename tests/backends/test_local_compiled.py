@@ -15,12 +15,13 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from maieutic.backends.local import LocalLearner, Optimiser, compiled_passes, kernels, memory, products
+from maieutic.backends.local.coarse import has_units
 from maieutic.backends.local.compiled_passes import COMPOSED, Compiled, passes_for
 from maieutic.backends.local.evaluate import HELD, PackedForward
 from maieutic.backends.local.lean import Lean, lean_for
 from maieutic.backends.local.passes import Turns
 from maieutic.backends.local.products import summing, unchanged, weight_slope
-from maieutic.backends.local.scoring import scored, scoring_for
+from maieutic.backends.local.scoring import right, scored, scoring_for
 from maieutic.backends.local.segments import lay_out_segments
 from maieutic.backends.local.trunk import Trunk
 from maieutic.models.causal import POLICY
@@ -401,3 +402,44 @@ def test_without_numba_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> N
     assert kernels.decoding.__wrapped__() is None
     monkeypatch.setattr(kernels, "learning", lambda: None)
     assert compiled_passes.usual.__wrapped__() is None
+
+
+@needs_products
+@pytest.mark.skipif(not has_units(torch.bfloat16), reason="this processor has no units for bfloat16")
+def test_in_bfloat16_what_is_no_product_stays_float32() -> None:
+    """Between compiled passes and torch's lies float32 rounding, which products in bfloat16 pass on, and no more."""
+    module = model()
+    trunk = Trunk(module)
+    mine, plain = (PackedForward(trunk, numbers=torch.bfloat16) for _ in range(2))
+    mine.lean, mine.scoring = Lean(trunk, passes=passes_for(trunk, learning)), scoring_for(trunk, learning)
+    found, expected = gradients(module, mine), gradients(module, plain)
+    whole = torch.cat([slope.flatten() for slope in expected.values()])
+    apart = torch.cat([(found[name] - slope).flatten() for name, slope in expected.items()])
+    assert float(apart.norm() / whole.norm()) < 5e-3
+
+
+@needs_products
+def test_scores_that_differ_are_refused_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    made = {name: getattr(learning, name) for name in learning.__all__}
+    assert right(SimpleNamespace(**made))
+
+    def without_entropy(crew: Any, logits: Any, ids: Any, warmth: Any, spread: Any, *rest: Any) -> None:
+        learning.score_slope(crew, logits, ids, warmth, spread, *rest[:2], np.zeros_like(rest[2]))
+
+    with caplog.at_level(logging.WARNING):
+        assert not right(SimpleNamespace(**{**made, "score_slope": without_entropy}))
+    assert "Compiled scores of an update differ" in caplog.text
+
+
+def test_the_first_time_it_is_said_that_kernels_are_compiled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(learning, "norm", SimpleNamespace(stats=SimpleNamespace(cache_path=str(tmp_path))))
+    with caplog.at_level(logging.INFO):
+        assert kernels.learning.__wrapped__() is learning
+    assert f"kept in {tmp_path}" in caplog.text
+    caplog.clear()
+    (tmp_path / "learning.norm-1.py311.nbi").touch()
+    with caplog.at_level(logging.INFO):
+        kernels.learning.__wrapped__()
+    assert not caplog.text

@@ -38,3 +38,8 @@ def test_an_empty_product_has_no_rate(sizes: tuple[int, int, int]) -> None:
 def test_no_time_is_no_measurement(measure) -> None:
     with pytest.raises(ValueError, match="0"):
         measure(seconds=0)
+
+
+def test_of_two_ways_of_a_product_the_faster_one_is_the_rate() -> None:
+    both = matrix_rate(64, 512, 512, seconds=0.1, laid_out=True)
+    assert both > 0.7 * matrix_rate(64, 512, 512, seconds=0.1)  # the machine may do other work meanwhile

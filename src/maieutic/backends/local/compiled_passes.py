@@ -10,7 +10,7 @@ everything stays as it is. The device and the model's size decide, never how muc
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -176,7 +176,7 @@ def passes_for(trunk: Trunk, made: Any = None) -> Passes:
     if not _fits(weight):
         return COMPOSED
     if made is not None:
-        return Compiled(made) if _agree(made) else COMPOSED
+        return Compiled(made) if _right(made) else COMPOSED
     if sum(each.numel() for each in body.parameters()) < kernels.SMALLEST:
         return COMPOSED
     found = usual()
@@ -187,24 +187,33 @@ def passes_for(trunk: Trunk, made: Any = None) -> Passes:
 def usual() -> Any:
     """The kernels of an update, or None where they are not to be had or give other numbers. Tried once."""
     made = kernels.learning()
-    return made if made is not None and _agree(made) else None
+    return made if made is not None and _right(made) else None
 
 
-def _agree(made: Any) -> bool:
+def _right(made: Any) -> bool:
+    return agree(made, "passes", _cases(Compiled(made)))
+
+
+#: What is tried, what it is held against, and what both are given.
+Case = tuple[Callable[..., Tensor], Callable[..., Tensor], list[Tensor]]
+
+
+def agree(made: Any, what: str, cases: Sequence[Case]) -> bool:
+    """Whether values and slopes are, in each case, those that they are held against. What differs is said."""
     try:
-        differences = [_difference(*case) for case in _cases(Compiled(made))]
+        differences = [_difference(*case) for case in cases]
     except made.FAILURES as error:
         why = f"cannot be compiled ({error})"
     else:
         if all(each <= AGREES for each in differences):
             return True
         why = f"differ from torch's by {max(differences):.2g} of their spread"
-    log.warning("Compiled passes of an update %s: it takes longer instead, with the same numbers as ever.", why)
+    log.warning("Compiled %s of an update %s: it takes longer instead, with the same numbers as ever.", what, why)
     return False
 
 
-def _cases(passes: Passes) -> list[tuple[Callable[..., Any], Callable[..., Any], list[Tensor]]]:
-    """What is done by `passes` and by torch's operations, and to what."""
+def _cases(passes: Passes) -> list[Case]:
+    """What `passes` do, and torch's operations."""
     draw = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:

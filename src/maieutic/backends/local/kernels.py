@@ -11,6 +11,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -40,6 +41,10 @@ def learning() -> ModuleType | None:
         return None
     from maieutic.backends.local.compiled import learning as made
 
+    first: Any = made.norm
+    folder = first.stats.cache_path
+    if folder and not any(Path(folder).glob("*.nbi")):
+        log.info("Compiling kernels for this machine, once: some 20 seconds. They are kept in %s", folder)
     return made
 
 

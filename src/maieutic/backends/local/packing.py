@@ -26,8 +26,8 @@ Ints = NDArray[np.int64]
 
 EVEN, FROM = 64, 256
 """From so many tokens on, a sequence in segments is filled up to a multiple, from 1,024 tokens on to one of a 32nd of
-their size: a processor's products are compiled for each number of rows that there is, in milliseconds, and keep up to
-2 MB of that for the thousand latest."""
+their size: a processor's products are compiled for each number of rows that there is, in milliseconds, and results of
+ever new sizes leave gaps in memory."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ again in the backward pass.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, pad
 
 from maieutic.backends.local import kernels
-from maieutic.backends.local.compiled_passes import usual
+from maieutic.backends.local.compiled_passes import agree, usual
 from maieutic.backends.local.lean import MANY
 from maieutic.backends.local.packing import filling_of
 from maieutic.backends.local.products import Product, arranged, available, keeping, weight_slope
 from maieutic.backends.local.trunk import Trunk
 from maieutic.models.lora import plain
+from maieutic.models.softmax import scores
 
 PIECE = 1 << 22
 """Logits of a piece, where they are made again."""
@@ -43,13 +44,38 @@ def scoring_for(trunk: Trunk, made: Any = None) -> Scoring | None:
     `made`: the kernels (None: those of this package, for a model of `kernels.SMALLEST` weights).
     """
     found = plain(trunk.head)
-    if found is None or found.up is not None or not available():
-        return None
+    if found is None or type(trunk.head) is not nn.Linear or not available():
+        return None  # an adapter of the head may be switched on later
     if found.weight.device.type != "cpu" or found.weight.dtype != torch.float32:
         return None
     if made is None and sum(each.numel() for each in trunk.body.parameters()) >= kernels.SMALLEST:
-        made = usual()
+        made = _usual()
     return None if made is None else partial(scored, made, trunk.head)
+
+
+@cache
+def _usual() -> Any:
+    """The kernels of an update, or None where they are not to be had or score otherwise. Tried once."""
+    made = usual()
+    return made if made is not None and right(made) else None
+
+
+def right(made: Any) -> bool:
+    """Whether the kernels `made` give the log-probs, entropies and slopes of `maieutic.models.softmax`."""
+    draw = torch.Generator().manual_seed(0)
+    states, weight = torch.randn(40, 8, generator=draw), torch.randn(50, 8, generator=draw)
+    ids = torch.randint(0, 50, (40, 1), generator=draw)
+
+    def found(states: Tensor, weight: Tensor) -> Tensor:
+        return torch.cat(
+            [x.flatten() for x in _Scored.apply(made, states, weight, None, ids, 0.7, weight.numel() * 40)]
+        )
+
+    def expected(states: Tensor, weight: Tensor) -> Tensor:
+        said = scores(linear(states, weight), ids[:, 0], 0.7, entropy=True)
+        return torch.cat([x for x in said if x is not None])
+
+    return agree(made, "scores", [(found, expected, [states, weight])])
 
 
 def scored(
