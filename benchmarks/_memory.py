@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,28 +63,46 @@ async def _digits(task: Task, rollouts: Sequence[Rollout]) -> list[Score]:
     return [Score(0.5 * a + 0.5 * b, a, {"right": float(a), "near": float(b)}) for a, b in zip(right, near)]
 
 
-def toy() -> tuple[Taskset, Policy]:
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What is trained, on which tasks, in completions of so many tokens."""
+
+    tasks: Taskset
+    policy: Policy
+    tokens: int = 3
+
+
+def toy() -> Engine:
     """The toy sums and the table that learns them."""
     tasks = ToySums(4)
-    return tasks, toy_policy(ToyChat(tasks.vocabulary), 3, 64, learning_rate=0.01)
+    return Engine(tasks, toy_policy(ToyChat(tasks.vocabulary), 3, 64, learning_rate=0.01))
 
 
-def local() -> tuple[Taskset, Policy]:
-    """The local backend with the smallest decoder; its prompts are numbered words."""
-    items = [Task(f"w/{i}", (Message("user", f"w{i % 60} w{i % 59} w{i % 53}"),), f"w{i % 60}") for i in range(5000)]
-    tasks = Tasks("words", items, verifier=lambda task, text: Verdict(text == task.answer))
-    return tasks, LocalBackend().policy(random_model(SIZES["tiny"]), Optimiser(learning_rate=1e-4))
+def local(size: str = "tiny", words: int = 1, tokens: int = 3) -> Engine:
+    """The local backend with a random decoder; its prompts are numbered words, of up to `words` lengths."""
+    items = [
+        Task(f"w/{i}", (Message("user", " ".join([f"w{i % 60} w{i % 59} w{i % 53}"] * (1 + i % words))),), f"w{i % 60}")
+        for i in range(5000)
+    ]
+    made = Tasks("words", items, verifier=lambda task, text: Verdict(text == task.answer))
+    return Engine(made, LocalBackend().policy(random_model(SIZES[size]), Optimiser(learning_rate=1e-4)), tokens)
 
 
-#: What is trained, by its name.
-ENGINES: Mapping[str, Callable[[], tuple[Taskset, Policy]]] = {"toy": toy, "local": local}
+#: What is trained, by its name. "kernels" is large enough for compiled kernels and weights that are laid out, with
+#: updates of ever new numbers of tokens.
+ENGINES: Mapping[str, Callable[[], Engine]] = {
+    "toy": toy,
+    "local": local,
+    "kernels": partial(local, "0.4M", words=17, tokens=20),
+}
 
 
 def steps_of(engine: str, steps: int) -> Iterator[tuple[Step, Sampled]]:
     """GRPO on 4 tasks of 4 rollouts a step, with the source that they came from."""
-    tasks, policy = ENGINES[engine]()
-    source = Sampled(tasks, Roller(policy.sampler, policy.chat, _digits, 3), prompts=4, num_generations=4)
-    for step in train(source, policy, grpo(), steps=steps):
+    made = ENGINES[engine]()
+    roller = Roller(made.policy.sampler, made.policy.chat, _digits, made.tokens)
+    source = Sampled(made.tasks, roller, prompts=4, num_generations=4)
+    for step in train(source, made.policy, grpo(), steps=steps):
         yield step, source
 
 

@@ -15,7 +15,7 @@ import argparse
 import asyncio
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -154,7 +154,8 @@ def measure(point: Point, known: Measured, *, repeats: int, most: float) -> tupl
 
 
 def kept_bytes(learner: LocalLearner, batch: Batch) -> int:
-    """Bytes of the distinct tensors that are saved for the backward pass, weights left out."""
+    """Bytes of the distinct tensors that are saved for the backward pass, weights left out; and of the logits that
+    compiled scores keep beside them, to put their gradient in the same place."""
     own = {weight.untyped_storage()._cdata for weight in learner.model.module.parameters()}
     saved: dict[int, torch.UntypedStorage] = {}
 
@@ -166,8 +167,21 @@ def kept_bytes(learner: LocalLearner, batch: Batch) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         outputs = learner.outputs(batch)
-    del outputs
-    return sum(storage.nbytes() for storage in saved.values())
+    return sum(storage.nbytes() for storage in saved.values()) + sum(_kept_logits(outputs.logprobs.grad_fn))
+
+
+def _kept_logits(node: Any) -> Iterator[int]:
+    """Bytes of the logits that the operations behind a result hold."""
+    seen, found = set(), [node]
+    while found:
+        one = found.pop()
+        if one is None or one in seen:
+            continue
+        seen.add(one)
+        found += [before for before, _ in one.next_functions]
+        logits = getattr(one, "logits", None)
+        if logits is not None:
+            yield logits.untyped_storage().nbytes()
 
 
 def report(found: list[Found], kept: list[Kept]) -> dict[str, float]:

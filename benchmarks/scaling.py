@@ -6,7 +6,7 @@
     siblings   rollouts and an optimiser step of 64 rows in groups of 1 to 32 that share a prompt of 256 tokens
     length     completions of 512 to 8,192 tokens: rollouts, and an optimiser step on one group of them
     store      10⁶ rollouts in a run's database: to write them, on disk, and to read a page of what people look at
-    memory     resident memory over 10⁴ training steps, each stored: the toy backend, then a tiny local model
+    memory     resident memory over 10⁴ training steps, each stored: toy, tiny model, one with kernels
 
 The made-up run of `store` stays in DIR (runs/scaling unless given) and is gone on with: the first time takes minutes.
 Times are the processor's (one thread); the best of several counts.
@@ -31,7 +31,7 @@ import torch
 
 from benchmarks._clock import Clock, best_in_turn
 from benchmarks._long_run import fill, read
-from benchmarks._memory import training
+from benchmarks._memory import ENGINES, training
 from benchmarks._operations import Lengths, rollout, shape_of, update
 from benchmarks._results import write_json
 from benchmarks._shapes import SIZES, random_model
@@ -179,7 +179,7 @@ def store(quick: bool, folder: Path) -> list[dict[str, Any]]:
 def memory(quick: bool) -> list[dict[str, Any]]:
     """Each engine over so many steps, in a process of its own: what was freed before would hide what grows."""
     made = []
-    for engine, steps in ({"toy": 200} if quick else {"toy": 10_000, "local": 10_000}).items():
+    for engine, steps in ({"toy": 200} if quick else dict.fromkeys(ENGINES, 10_000)).items():
         with ProcessPoolExecutor(
             1, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
         ) as fresh:

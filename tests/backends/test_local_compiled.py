@@ -25,6 +25,7 @@ from maieutic.backends.local.scoring import right, scored, scoring_for
 from maieutic.backends.local.segments import lay_out_segments
 from maieutic.backends.local.trunk import Trunk
 from maieutic.models.causal import POLICY
+from maieutic.models.lora import LoRA, add_lora
 from maieutic.models.softmax import scores
 from maieutic.types import Batch, Outputs
 
@@ -290,6 +291,22 @@ def test_a_frozen_weight_has_no_gradient() -> None:
     assert not found.keys() & frozen
     for name, slope in expected.items():
         torch.testing.assert_close(found[name], slope, atol=2e-6, rtol=1e-4)
+
+
+@needs_products
+def test_an_adapter_learns_the_same_and_its_base_nothing() -> None:
+    module = add_lora(model(tie_word_embeddings=False), LoRA(rank=4, alpha=8))
+    with torch.no_grad():  # a new adapter's second matrix is zero, and the first one's slope with it
+        for weight in module.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.sin(torch.arange(weight.numel())).view(weight.shape), alpha=0.1)
+    mine, plain = forwards(module)
+    found, expected = gradients(module, mine), gradients(module, plain)
+    assert found.keys() == expected.keys() == {name for name, w in module.named_parameters() if w.requires_grad}
+    assert all("lora" in name for name in found)
+    for name, slope in expected.items():
+        torch.testing.assert_close(found[name], slope, atol=2e-6, rtol=1e-4, msg=lambda said, n=name: f"{n}: {said}")
+        assert slope.abs().max() > 0
 
 
 @needs_products

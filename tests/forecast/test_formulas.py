@@ -112,6 +112,46 @@ def test_logits_are_held_or_made_again():
     assert memory.logits(SIZES, Pass(22, 4, 20, heads=True)) == (800, 800 + 2 * 4 * 22 * 10)
 
 
+def test_compiled_scores_hold_logits_with_their_gradient_in_the_same_place():
+    compiled = replace(SIZES, lean=True, compiled=True)
+    assert memory.logits(compiled, Pass(22, 4, 20)) == (800, 0)
+    # 300 predictions are filled up to 320
+    assert memory.logits(compiled, Pass(322, 4, 300)) == (4 * 320 * 10, 0)
+    # more than are held: pieces of 2²² logits, one at a time
+    assert memory.logits(compiled, Pass(22, 4, 1 << 23)) == (0, 4 * ((1 << 22) // 10 * 10))
+    # a piece has 256 rows at least
+    wide = replace(compiled, head=Product(8, 1 << 17))
+    assert memory.logits(wide, Pass(2000, 4, 1000)) == (0, 4 * 256 * (1 << 17))
+    # on a GPU nothing is compiled
+    assert memory.logits(compiled, Pass(22, 4, 20, context=28)) == (800, 800)
+    # a pass that keeps nothing: 4 * 8 + 3 * 16 numbers a token, and a piece
+    assert memory.passing(compiled, Pass(322, 4, 300)) == 4 * 322 * (32 + 48) + 4 * 3000
+
+
+def test_enough_tokens_go_through_memory_in_few_passes_and_are_filled_up():
+    lean = replace(SIZES, lean=True)
+    assert not memory.few(lean, Pass(255, 4, 20))
+    assert not memory.few(lean, Pass(256, 4, 20, context=28))
+    assert not memory.few(SIZES, Pass(256, 4, 20))
+    # 2 * 24 instead of 3 * 24, 3 * 16 instead of 4 * 16
+    assert memory.activations(lean, Pass(256, 4, 20)) == 4 * (256 * (162 - 24 - 16) + 20 * 8)
+    # 2 prompts of 30, 16 rows of 14: 284 tokens, up to 320
+    assert memory.micro_batch(SIZES, 1024, 2, 30, 15, 8) == Pass(320, 16, 240)
+
+
+def test_weights_are_laid_out_forth_and_back_while_an_update_goes_on():
+    lean, run = replace(SIZES, lean=True), Pass(320, 16, 256)
+    # products: 576 weights; the head's 80 only where scores are compiled
+    assert memory.laid_out_to_learn(lean, run) == 2 * 4 * 576
+    compiled = replace(lean, compiled=True)
+    assert memory.laid_out_to_learn(compiled, run) == 2 * 4 * (576 + 80)
+    assert memory.laid_out_to_learn(compiled, replace(run, predictions=255)) == 2 * 4 * 576
+    assert memory.laid_out_to_learn(compiled, replace(run, tokens=255)) == 0
+    assert memory.laid_out_to_learn(compiled, replace(run, context=28)) == 0
+    large = replace(lean, products=(Product(1 << 14, 1 << 14),))
+    assert memory.laid_out_to_learn(large, run) == 1 << 30  # of 2 GB
+
+
 def test_keys_that_are_seen():
     assert work.seen(0, 3) == 1 + 2 + 3
     assert work.seen(3, 7) == 4 + 5 + 6 + 7
@@ -227,6 +267,17 @@ def test_memory_adds_up_and_the_store_is_there_while_it_is_sampled_from():
     assert "keys and values" in [item.what for item in told.phases["sampling"]]
     assert told.peak("update") == sum(held.values()) + sum(update.values())
     assert Memory((Item("a", 1),), {"x": (Item("b", 2),), "y": (Item("c", 5),)}).highest == "y"
+
+
+def test_kernels_and_the_weights_laid_out_for_them_are_there_on_a_cpu():
+    compiled = replace(SIZES, lean=True, compiled=True)
+    many = {"sizes": compiled, "lengths": Lengths(30.0, 30, 20.0, 20), "siblings": 8, "together": 16}
+    told = stage_memory(inputs(**many), process=1000)
+    assert Item("compiled kernels", 130 << 20) in told.standing
+    # 2 * 30 + 16 * 19 = 364 tokens, 320 predictions
+    assert Item("weights, laid out", 2 * 4 * (576 + 80)) in told.phases["update"]
+    there = stage_memory(inputs(**many, device="cuda"), process=0)
+    assert not {"compiled kernels", "weights, laid out"} & {i.what for i in (*there.standing, *there.phases["update"])}
 
 
 def test_a_remedy_is_a_value_that_fits():

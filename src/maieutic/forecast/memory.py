@@ -4,7 +4,8 @@ weights       4 for each number in float32, trained or frozen
 gradients     as much as the trained weights, while an update goes on
 optimiser     AdamW: two moments, 8 for each trained number; Muon: one, 4 for each number of its matrices
 activations   what the forward pass keeps for the backward pass, see `activations`
-logits        those that are held for the backward pass, and the gradient of a piece of them, see `logits`
+logits        those that are held for the backward pass, and what is there beside them, see `logits`
+laid out      weights that a CPU keeps once more, arranged for products, while it writes and while it learns
 
 `N` tokens that are fed · `M` predictions · `R` rows, which see `C` keys in all: prompts once for each row ·
 `E, Q, K, F, V` as in `sizes`
@@ -16,7 +17,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from maieutic.backends.local.evaluate import CHUNK, EASE, HELD, PIECE, ROWS
-from maieutic.backends.local.lean import LAID_OUT
+from maieutic.backends.local.lean import LAID_OUT, MANY
+from maieutic.backends.local.packing import filling_of
+from maieutic.backends.local.products import KEPT
+from maieutic.backends.local.scoring import PIECE as SCORED
 from maieutic.forecast.sizes import Sizes, Weight
 
 #: What the optimiser keeps beside moments: AdamW counts its steps for each tensor, in four bytes.
@@ -34,6 +38,13 @@ WRITTEN_OUT = 2
 #: Numbers of a layer's hidden states that are there at once in a forward pass that keeps nothing, in widths: the
 #: residual stream, its norm, and what comes out.
 PASSING = 4
+
+#: What a norm and a unit of a gated feed-forward layer keep where a trunk goes through memory in few passes
+#: (`passes`): what goes in, and what the next product takes.
+FEW_OF_NORM, FEW_OF_UNIT = 2, 3
+
+#: Bytes of Numba and of the kernels that it loads.
+KERNELS = 130 << 20
 
 #: Bytes that Python keeps of a token of a rollout (its id, its mark, its log-prob), and of a batch (`Batch`, padded).
 ROLLOUT_TOKEN, BATCH_TOKEN = 76, 40
@@ -150,7 +161,7 @@ def micro_batch(
     rows, fed = prompts * each, completion - 1
     run = Pass(prompts * prompt + rows * fed, rows, rows * completion)
     if on_cpu and sizes.item >= WIDE:
-        return run
+        return replace(run, tokens=run.tokens + filling_of(run.tokens))
     return replace(run, context=rows * (prompt + fed), masked=rows * fed * (prompt + fed))
 
 
@@ -161,15 +172,16 @@ def activations(sizes: Sizes, run: Pass) -> int:
         + N · layers · Q + layers · (2 K · C + masked)                               elsewhere
 
     A norm keeps two or three numbers for each that it is taken of (`Sizes.norm_kept`), a feed-forward layer four or
-    five for each unit, attention its queries, keys, values, its result, and a number a head; an adapter what its first
-    matrix makes. The last states are kept once more where a token is predicted from them.
+    five for each unit (`few`: two, and three), attention its queries, keys, values, its result, and a number a head; an
+    adapter what its first matrix makes. The last states are kept once more where a token is predicted from them.
 
     Where keys and values are gathered, they are kept once more for each row of a group, which sees the group's prompt,
     the mask is kept as numbers, and the result once more as the next product takes it. Attention that writes its
     scores out keeps those, too.
     """
-    token = sizes.norm_kept * sizes.normed + _ranks(sizes)
-    token += sizes.layers * (sizes.mlp_kept * sizes.mlp + 2 * sizes.queries + 2 * sizes.keys + sizes.heads)
+    norm, unit = (FEW_OF_NORM, FEW_OF_UNIT) if few(sizes, run) else (sizes.norm_kept, sizes.mlp_kept)
+    token = norm * sizes.normed + _ranks(sizes)
+    token += sizes.layers * (unit * sizes.mlp + 2 * sizes.queries + 2 * sizes.keys + sizes.heads)
     token += sizes.layers * sizes.queries if run.gathered or run.heads else 0
     token += WRITTEN_OUT * sizes.layers * sizes.heads * (run.tokens // run.rows) if sizes.eager else 0
     seen = sizes.layers * (2 * sizes.keys * run.context + run.masked)
@@ -187,14 +199,22 @@ def _ranks(sizes: Sizes) -> int:
     return sum(p.outer * p.times for p in adapters) if any(not p.trained for p in sizes.products) else 0
 
 
+def few(sizes: Sizes, run: Pass) -> bool:
+    """Whether a micro-batch is large enough for few passes over memory, and for weights that are laid out, on a CPU."""
+    return sizes.lean and not run.gathered and run.tokens >= MANY
+
+
 def logits(sizes: Sizes, run: Pass) -> tuple[int, int]:
     """Bytes of the logits that are kept for the backward pass, and of what is there beside them at the peak.
 
-    Up to `evaluate.HELD` of them are kept, and differentiated piece by piece; more are made chunk by chunk, and once
-    more, with their gradient, in the backward pass. Without the fast engine the model makes them of every token, and
-    they have a gradient.
+    Up to `evaluate.HELD` of them are kept; more are made once more, piece by piece, in the backward pass. Compiled
+    scores have the gradient in their place (`scoring`); else there is that of a piece. Without the fast engine the
+    model makes them of every token, and they have a gradient.
     """
     count = run.predictions * sizes.vocabulary
+    if sizes.compiled and not run.gathered:
+        made = sizes.item * (run.predictions + filling_of(run.predictions)) * sizes.vocabulary
+        return (made, 0) if count <= HELD else (0, sizes.item * _scored(sizes.vocabulary))
     whole = 2 * run.tokens * sizes.vocabulary * sizes.item if run.heads else 0
     if count <= HELD:
         return sizes.item * count, sizes.item * min(count, _piece(sizes.vocabulary, PIECE)) + whole
@@ -206,10 +226,17 @@ def _piece(vocabulary: int, wanted: int) -> int:
     return max(1, min(HELD, max(wanted, ROWS * vocabulary)) // vocabulary) * vocabulary
 
 
+def _scored(vocabulary: int) -> int:
+    """The same where they are scored by compiled kernels, see `scoring`."""
+    return max(MANY, SCORED // vocabulary) * vocabulary
+
+
 def passing(sizes: Sizes, run: Pass) -> int:
     """What a forward pass has at once that keeps nothing: one layer's states, and a chunk of logits."""
     layer = PASSING * sizes.width + max(3 * sizes.mlp, 3 * sizes.queries + 2 * sizes.keys)
-    scored = sizes.item * min(run.predictions * sizes.vocabulary, _piece(sizes.vocabulary, CHUNK))
+    compiled = sizes.compiled and not run.gathered
+    piece = _scored(sizes.vocabulary) if compiled else _piece(sizes.vocabulary, CHUNK)
+    scored = sizes.item * min(run.predictions * sizes.vocabulary, piece)
     whole = run.tokens * sizes.vocabulary * sizes.item if run.heads else 0
     return sizes.item * (run.tokens * layer + 2 * sizes.keys * run.context + run.masked) + max(scored, whole)
 
@@ -218,6 +245,15 @@ def laid_out(sizes: Sizes) -> int:
     """Weights that the sampler keeps once more while it writes on a CPU, arranged for the products of few rows."""
     size = sizes.item * (sum(product.weights for product in sizes.products) + sizes.head.weights)
     return size if sizes.lean and size <= LAID_OUT else 0
+
+
+def laid_out_to_learn(sizes: Sizes, run: Pass) -> int:
+    """Weights that an update keeps once more on a CPU, each as it is used forth and as it is used back, up to
+    `products.KEPT`; the head's where scores are compiled."""
+    if not few(sizes, run):
+        return 0
+    head = sizes.head.weights if sizes.compiled and run.predictions >= MANY else 0
+    return min(KEPT, 2 * sizes.item * (sum(product.weights for product in sizes.products) + head))
 
 
 def drawing(sizes: Sizes, rows: int) -> int:

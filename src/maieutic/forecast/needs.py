@@ -57,6 +57,7 @@ def stage_memory(inputs: StageInputs, process: int) -> Memory:
     own = [*sizes.weights, *beside.critic]
     standing = [
         Item("Python and torch", process),
+        Item("compiled kernels", memory.KERNELS if sizes.compiled and inputs.on_cpu else 0),
         Item("weights, trained", sizes.bytes(True)),
         Item("weights, frozen, and buffers", sizes.bytes(False)),
         Item("optimiser", memory.optimiser_state(own, inputs.optimiser) if inputs.optimiser_steps != 0 else 0),
@@ -91,6 +92,7 @@ def stage_memory(inputs: StageInputs, process: int) -> Memory:
             Item("activations", kept, "micro_batch_tokens"),
             Item("their gradients, a layer's", memory.differentiating(sizes, run), "micro_batch_tokens"),
             Item("logits", held + more, "micro_batch_tokens"),
+            Item("weights, laid out", memory.laid_out_to_learn(sizes, run)),
             Item("orthogonalised matrices", memory.orthogonalising(own, inputs.optimiser)),
         )
     if inputs.overlap:

@@ -10,11 +10,14 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
+from maieutic.backends.local import kernels
 from maieutic.backends.local.check import why_not_by_config
+from maieutic.backends.local.lean import has_common_form
 from maieutic.backends.local.optimiser import hidden_matrices
-from maieutic.backends.local.trunk import bare
+from maieutic.backends.local.trunk import Trunk, bare
 from maieutic.errors import ModelError
 
 
@@ -57,7 +60,8 @@ class Sizes:
                and between them, of a trained RMS norm, the numbers before they are scaled.
     mlp_kept   the same for each unit of a feed-forward layer.
     plugged    whether the fast engine can run it, as far as its config says.
-    lean       whether the sampler decodes it by products of its own, with the weights laid out once more (on a CPU).
+    lean       whether on a CPU it is run in fewer calls (`lean`), with weights that are laid out once more.
+    compiled   whether a CPU learns through compiled kernels (`compiled_passes`, `scoring`), as it is installed here.
     eager      whether attention writes its scores out, as where they are capped (Gemma 2).
     item       bytes of a number that is computed with.
     """
@@ -76,6 +80,7 @@ class Sizes:
     mlp_kept: int
     plugged: bool
     lean: bool = False
+    compiled: bool = False
     eager: bool = False
     item: int = 4
     positions: int | None = None
@@ -123,6 +128,7 @@ def sizes_of(module: nn.Module) -> Sizes:
     normed, plain = _norms(module, {"q_norm": heads * head_width, "k_norm": kv_heads * head_width})
     mlp, gated = _feed_forward(config, base)
     products, plugged = _products(module, head), not why_not_by_config(module)
+    lean = plugged and gated and _is_lean(module)
     return Sizes(
         weights=_weights(module),
         buffers=sum(kept.numel() * kept.element_size() for kept in module.buffers()),
@@ -138,11 +144,24 @@ def sizes_of(module: nn.Module) -> Sizes:
         # gated: gate, its activation, the other half, their product; else a tanh GELU written out, as GPT-2's
         mlp_kept=4 if gated else 5,
         plugged=plugged,
-        lean=plugged and gated,  # an adapter is laid out with its weight
+        lean=lean,
+        compiled=lean and type(head) is nn.Linear and _is_compiled(module),
         eager=config._attn_implementation == "eager",
         item=head.weight.element_size(),
         positions=getattr(config, "max_position_embeddings", None),
     )
+
+
+def _is_lean(module: nn.Module) -> bool:
+    """Whether `lean` will serve, as far as parts and precision say; an adapter is laid out with its weight."""
+    body = Trunk(module).body
+    return next(body.parameters()).dtype == torch.float32 and has_common_form(body)
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether it is large enough for the kernels, and there are any."""
+    body = Trunk(module).body
+    return sum(each.numel() for each in body.parameters()) >= kernels.SMALLEST and kernels.available()
 
 
 def _weights(module: nn.Module) -> tuple[Weight, ...]:
