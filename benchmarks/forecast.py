@@ -49,10 +49,13 @@ class Point:
 
 
 POINTS = (
+    Point("tiny", 2, 8, 16, 32), Point("tiny", 16, 8, 16, 32),
     Point("0.4M", 2, 8, 32, 48), Point("0.4M", 16, 8, 32, 48), Point("0.4M", 64, 8, 32, 24),
     Point("4M", 1, 8, 64, 96), Point("4M", 8, 8, 64, 96), Point("4M", 16, 8, 32, 48),
     Point("110M", 1, 4, 32, 16), Point("110M", 2, 8, 32, 16),
 )  # fmt: skip
+#: Tokens of a micro-batch at most: `evaluate.EASE` is less.
+BUDGET = 1 << 20
 QUICK = (Point("tiny", 2, 4, 8, 8), Point("0.4M", 4, 8, 16, 24))
 
 
@@ -121,7 +124,9 @@ def works_of(sizes: Sizes, point: Point) -> dict[str, work.Work]:
     """What each phase is counted as."""
     rows = point.groups * point.siblings
     told = (point.prompt, float(point.completion), float(point.completion))
-    once = work.forward(sizes, *work.read_once(sizes, point.groups, point.siblings, *told[:2]), 1.0)
+    tokens, keys, predictions = work.read_once(sizes, point.groups, point.siblings, *told[:2])
+    largest = memory.micro_batch(sizes, BUDGET, point.groups, point.prompt, point.completion, point.siblings)
+    once = work.scoring(sizes, tokens, keys, predictions, max(1.0, tokens / largest.tokens))
     return {
         PREFILL: work.prefill(sizes, point.groups, point.prompt, memory.laid_out(sizes)),
         DECODE: work.decode(sizes, rows, rows, *told),
@@ -134,7 +139,7 @@ def measure(point: Point, known: Measured, *, repeats: int, most: float) -> tupl
     """All phases at a point."""
     model = random_model(SIZES[point.size])
     sizes = sizes_of(model.module)
-    backend = LocalBackend(max_rows=4096, micro_batch_tokens=1 << 20)
+    backend = LocalBackend(max_rows=4096, micro_batch_tokens=BUDGET)
     policy = backend.policy(model, Optimiser(learning_rate=1e-9))
     learner: Any = policy.learner
     batch = batch_of(point, sizes.vocabulary)
@@ -147,8 +152,8 @@ def measure(point: Point, known: Measured, *, repeats: int, most: float) -> tupl
     taken = best_in_turn(todo, Clock("cpu").of, repeats=repeats, most=most)
     taken[PREFILL], taken[DECODE] = taken["one"], taken["all"] - taken["one"]
     found = [Found(point, name, each.seconds(known), taken[name]) for name, each in works_of(sizes, point).items()]
-    largest = max(learner.forward.split(batch, 1 << 20), key=len)
-    run = memory.micro_batch(sizes, 1 << 20, point.groups, point.prompt, point.completion, point.siblings)
+    largest = max(learner.forward.split(batch, BUDGET), key=len)
+    run = memory.micro_batch(sizes, BUDGET, point.groups, point.prompt, point.completion, point.siblings)
     predicted = memory.activations(sizes, run) + memory.logits(sizes, run)[0]
     return found, Kept(point, predicted, kept_bytes(learner, batch.rows(largest)))
 

@@ -168,6 +168,13 @@ def test_operations_of_a_forward_pass():
     assert run.rows == 22
 
 
+def test_micro_batches_of_what_is_not_compiled_take_more_calls():
+    told = (22, 100, 20, 3)
+    assert work.scoring(SIZES, *told).calls == 3 * (1200 + 2500)
+    compiled = replace(SIZES, compiled=True)
+    assert work.scoring(compiled, *told) == work.forward(compiled, *told)
+
+
 def test_what_one_pass_over_a_step_sees():
     # prompts: 2 * (1 + 2 + 3) keys; rows: 4 * (4 + 5 + 6 + 7)
     assert work.read_once(SIZES, 2, 2, 3, 5) == (22, 2 * 6 + 4 * 22, 20)
@@ -193,6 +200,12 @@ def test_decoding_takes_a_step_for_each_token_but_the_first():
     assert work.decode(SIZES, 4, 2, 3, 5, 5).calls == 2 * run.calls
     # short on average, but one is long: as many steps as that one has
     assert work.decode(SIZES, 4, 4, 3, 2, 9).calls == 8 * (work.CALLS_OF_LAYER + work.CALLS_OF_PASS)
+
+
+def test_decoding_by_kernels_takes_fewer_calls():
+    run = work.decode(replace(SIZES, compiled=True), rows=4, at_once=4, prompt=3, mean=5, longest=5)
+    assert run.calls == 4 * (120 + 450)
+    assert replace(run, calls=0.0) == replace(work.decode(SIZES, 4, 4, 3, 5, 5), calls=0.0)
 
 
 def test_muon_multiplies_and_adamw_moves():

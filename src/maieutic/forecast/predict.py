@@ -26,12 +26,12 @@ from maieutic.forecast.stage import Asked, Lengths, StageInputs
 from maieutic.forecast.work import Machine, Work
 
 #: Seconds by the count of `work`, as a share of those that were measured: what `python -m benchmarks.forecast` says,
-#: the median over its models (one core of an AMD EPYC, 2026-11-21).
+#: the median over its models (one core of an AMD EPYC, 2026-11-22).
 EFFICIENCY: Mapping[str, float] = {
-    "sampling/prefill": 0.70,
-    "sampling/decode": 0.60,
-    "annotate": 0.80,
-    "update": 0.80,
+    "sampling/prefill": 0.60,
+    "sampling/decode": 0.90,
+    "annotate": 0.90,
+    "update": 0.90,
 }
 
 PREFILL, DECODE, ANNOTATE, UPDATE = EFFICIENCY
@@ -199,7 +199,7 @@ def _scoring(inputs: StageInputs, sizes: Sizes, heads: bool, rows: int | None = 
     )
     largest = micro_batch(inputs, sizes, rows)
     passes = max(1.0, tokens / largest.tokens)
-    return work.forward(sizes, tokens, keys, predictions if heads else 0.0, passes)
+    return work.scoring(sizes, tokens, keys, predictions if heads else 0.0, passes)
 
 
 def _evaluation(inputs: StageInputs, asked: Asked, machine: Machine, factors: Mapping[str, float]) -> float:

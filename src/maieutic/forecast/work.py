@@ -30,6 +30,13 @@ from maieutic.forecast.sizes import Sizes
 #: with so many times as many.
 CALLS_OF_LAYER, CALLS_OF_PASS, BACKWARD_CALLS = 400.0, 900.0, 1.5
 
+#: The same of a step of decoding whose small operations are compiled (`fused`).
+CALLS_OF_FUSED_LAYER, CALLS_OF_FUSED_PASS = 120.0, 450.0
+
+#: The same of a micro-batch that is scored or learned from by what is not compiled: it is packed first, and attention
+#: goes from prompt to prompt.
+CALLS_OF_PACKED_LAYER, CALLS_OF_PACKED_PASS = 1200.0, 2500.0
+
 #: How often a number that passes between products is written or read before the next product.
 TOUCHED = 6.0
 
@@ -185,6 +192,14 @@ def forward(sizes: Sizes, tokens: float, keys: float, predictions: float, passes
     )
 
 
+def scoring(sizes: Sizes, tokens: float, keys: float, predictions: float, passes: float) -> Work:
+    """`forward` over micro-batches of prompts and completions."""
+    run = forward(sizes, tokens, keys, predictions, passes)
+    if sizes.compiled:
+        return run
+    return replace(run, calls=passes * (CALLS_OF_PACKED_LAYER * sizes.layers + CALLS_OF_PACKED_PASS))
+
+
 def prefill(sizes: Sizes, groups: int, prompt: float, laid_out: int = 0) -> Work:
     """Every prompt once, with one prediction each; and so many bytes of weights are arranged for decoding."""
     run = forward(sizes, groups * prompt, groups * seen(0, round(prompt)), groups, 1.0)
@@ -200,7 +215,10 @@ def decode(sizes: Sizes, rows: int, at_once: int, prompt: float, mean: float, lo
     tokens = rows * max(0.0, mean - 1)
     steps = max(tokens / at_once, max(0.0, longest - 1))
     keys = rows * seen(round(prompt), round(prompt + max(0.0, mean - 1)))
-    return forward(sizes, tokens, keys, tokens, steps, fed=keys)
+    run = forward(sizes, tokens, keys, tokens, steps, fed=keys)
+    if not sizes.compiled:
+        return run
+    return replace(run, calls=steps * (CALLS_OF_FUSED_LAYER * sizes.layers + CALLS_OF_FUSED_PASS))
 
 
 def reread(sizes: Sizes, rows: int, prompt: float, completion: float, turns: int, laid_out: int = 0) -> Work:
