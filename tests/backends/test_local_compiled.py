@@ -24,6 +24,7 @@ from maieutic.backends.local.products import summing, unchanged, weight_slope
 from maieutic.backends.local.scoring import right, scored, scoring_for
 from maieutic.backends.local.segments import lay_out_segments
 from maieutic.backends.local.trunk import Trunk
+from maieutic.forecast.measure import resident
 from maieutic.models.causal import POLICY
 from maieutic.models.lora import LoRA, add_lora
 from maieutic.models.softmax import scores
@@ -411,6 +412,28 @@ def test_memory_is_given_back_now_and_then(monkeypatch: pytest.MonkeyPatch) -> N
     assert calls == [0, 0]
     monkeypatch.undo()
     memory.give_back()  # with this machine's own library
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not say what is resident")
+def test_zeros_that_nobody_writes_to_take_no_memory() -> None:
+    before = resident()
+    made = memory.untouched((64, 1024, 1024), torch.float32)  # 256 MB
+    assert resident() - before < 8 << 20
+    made[:8] = 1.0
+    assert 32 << 20 <= resident() - before < 48 << 20
+    assert float(made.sum()) == 8 * 2**20
+    assert resident() - before < 48 << 20  # to read is not to write
+    del made
+    assert resident() - before < 16 << 20
+
+
+def test_zeros_where_no_pages_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for shape, dtype in [((0, 3), torch.float32), ((2, 3), torch.float32), ((5,), torch.bfloat16)]:
+        made = memory.untouched(shape, dtype)
+        assert torch.equal(made, torch.zeros(shape, dtype=dtype))
+        made.add_(1)
+    monkeypatch.setattr(memory.mmap, "mmap", lambda *_given: None)  # as on Windows, which knows no flags
+    assert torch.equal(memory.untouched((2, 3), torch.float32), torch.zeros(2, 3))
 
 
 def test_without_numba_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from torch import Tensor
 from maieutic.backends.local.attention import PackedLayout
 from maieutic.backends.local.cache import Admission
 from maieutic.backends.local.families import Families, Group
+from maieutic.backends.local.memory import untouched
 
 Ints = NDArray[np.int64]
 
@@ -72,8 +73,8 @@ class BagStore:
 
     def _empty(self, heads: int, size: int, like: Tensor) -> tuple[Tensor, Tensor]:
         shape = (self.slots, heads, self.columns)
-        keys = like.new_zeros(shape[0], heads, self.columns // WIDTH, size, WIDTH)
-        return keys, like.new_zeros(*shape, size)
+        keys = untouched((*shape[:2], self.columns // WIDTH, size, WIDTH), like.dtype)
+        return keys, untouched((*shape, size), like.dtype)
 
     def layer(self, index: int, key: Tensor) -> tuple[Tensor, Tensor]:
         """The two tensors of a layer, made for heads like those of `key [.., K, D]` when they are first asked for."""

@@ -1,11 +1,18 @@
-"""Memory that is free, given back to the system: what an update leaves behind sampling need not have beside its own."""
+"""Memory that is taken when it is written to, and given back when it is free: what an update leaves behind sampling
+need not have beside its own, and a row that ends early takes none of what it had room for.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import math
+import mmap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
+
+import torch
+from torch import Tensor
 
 APART = 2.0
 """Seconds between two times that it is given back, at least: to get it anew takes up to a tenth of a second."""
@@ -31,3 +38,16 @@ def _trim() -> Callable[[int], int]:
         return ctypes.CDLL(None).malloc_trim
     except (OSError, AttributeError, TypeError):  # another C library
         return lambda _keep: 0
+
+
+def untouched(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Zeros, on the CPU, that take no memory yet: the system gives each page when it is first written to.
+
+    `torch.zeros` writes them all.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    try:
+        block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (AttributeError, OSError, TypeError, ValueError):  # another system, or nothing to hold
+        return torch.zeros(*shape, dtype=dtype)
+    return torch.frombuffer(block, dtype=dtype).view(*shape)
