@@ -9,6 +9,7 @@ import math
 import mmap
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 
 import torch
@@ -50,4 +51,7 @@ def untouched(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (AttributeError, OSError, TypeError, ValueError):  # another system, or nothing to hold
         return torch.zeros(*shape, dtype=dtype)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux may be set to give 2 MB at a time, which would be all of it
+        with suppress(OSError):  # a kernel that knows no such pages
+            block.madvise(mmap.MADV_NOHUGEPAGE)
     return torch.frombuffer(block, dtype=dtype).view(*shape)
