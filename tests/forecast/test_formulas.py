@@ -289,6 +289,8 @@ def test_kernels_and_the_weights_laid_out_for_them_are_there_on_a_cpu():
     assert Item("compiled kernels", 130 << 20) in told.standing
     # 2 * 30 + 16 * 19 = 364 tokens, 320 predictions
     assert Item("weights, laid out", 2 * 4 * (576 + 80)) in told.phases["update"]
+    ahead = stage_memory(inputs(**many, overlap=True), process=1000)
+    assert Item("second process", 1000 + (130 << 20) + SIZES.bytes()) in ahead.phases["update"]
     there = stage_memory(inputs(**many, device="cuda"), process=0)
     assert not {"compiled kernels", "weights, laid out"} & {i.what for i in (*there.standing, *there.phases["update"])}
 

@@ -115,8 +115,8 @@ def _two_processes(
     inputs: StageInputs, process: int, phases: Mapping[str, tuple[Item, ...]]
 ) -> dict[str, tuple[Item, ...]]:
     """Whatever this process does, the other one samples meanwhile, with a Python and weights of its own."""
-    weights = inputs.sizes.bytes()
-    second = (Item("second process", process + weights), *phases[SAMPLING])
+    kernels = memory.KERNELS if inputs.sizes.compiled and inputs.on_cpu else 0
+    second = (Item("second process", process + kernels + inputs.sizes.bytes()), *phases[SAMPLING])
     rest = {name: (*second, *items) for name, items in phases.items() if name != SAMPLING}
     return {SAMPLING: second, **rest}
 
